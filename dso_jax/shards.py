@@ -1,0 +1,124 @@
+"""Safetensors shards read by row, without loading them, and files that appear whole or not at all.
+
+A shard of a full-size dataset is gigabytes, of which one training batch needs a few rows. The
+header of a safetensors file (eight bytes of length, then JSON) gives the place of each tensor, so
+a shard is a memory map and a row costs one page read. The header also says how long the file must
+be: a copy that broke off is found before training, not in its third hour.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+from safetensors.numpy import save_file
+
+from dso_jax.errors import UsageError
+
+DTYPES = {
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+# Exponent bits that are all set in an infinity or a NaN, by dtype, with the integer to view it as.
+_EXPONENT = {
+    "float32": (np.uint32, 0x7F800000),
+    "float16": (np.uint16, 0x7C00),
+    "bfloat16": (np.uint16, 0x7F80),
+}
+
+
+def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it to `path`.
+
+    Readers see the old file or the complete new one. The data reach the disk before the name does,
+    so that a crash cannot leave an empty file under the final name.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)  # mkstemp makes the file private
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_shard(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Write `tensors` as one safetensors file, atomically."""
+    contiguous = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    write_atomic(path, lambda temporary: save_file(contiguous, temporary))
+
+
+def all_finite(values: np.ndarray) -> bool:
+    """Whether no element is NaN or infinite; several times faster than isfinite on 16-bit floats."""
+    integer, exponent = _EXPONENT[values.dtype.name]
+    bits = np.ascontiguousarray(values).view(integer)
+    return not bool(np.any((bits & exponent) == exponent))
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One tensor of a safetensors file, mapped read-only.
+
+    Attributes:
+        path: the file.
+        rows: (N, ...) the tensor; its first axis is the row.
+    """
+
+    path: Path
+    rows: np.ndarray
+
+    @classmethod
+    def open(cls, path: Path, name: str, row_shape: tuple[int, ...]) -> Shard:
+        """Map tensor `name` of `path`, whose rows must have `row_shape`.
+
+        Raises:
+            UsageError: the file is missing, is cut short, is no safetensors file, lacks the tensor,
+                or holds it in another shape or type.
+        """
+        header, start, size = _read_header(path)
+        if name not in header:
+            names = ", ".join(sorted(key for key in header if key != "__metadata__")) or "nothing"
+            raise UsageError(f"{path}: no tensor {name!r} (it holds {names})")
+        entry = header[name]
+        if entry["dtype"] not in DTYPES:
+            known = ", ".join(DTYPES)
+            raise UsageError(f"{path}: {name} is {entry['dtype']}, expected one of {known}")
+        if len(entry["shape"]) != 1 + len(row_shape) or tuple(entry["shape"][1:]) != row_shape:
+            want = ", ".join(["rows", *map(str, row_shape)])
+            raise UsageError(f"{path}: {name} has shape {tuple(entry['shape'])}, expected ({want})")
+        begin, end = entry["data_offsets"]
+        if start + end > size:
+            raise UsageError(
+                f"{path}: cut short at {size} bytes, {name} ends at byte {start + end}"
+            )
+        dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
+        if shape[0] == 0:
+            return cls(path, np.zeros(shape, dtype))
+        return cls(path, np.memmap(path, dtype, mode="r", offset=start + begin, shape=shape))
+
+
+def _read_header(path: Path) -> tuple[dict, int, int]:
+    """The header of a safetensors file, the byte at which its data start, and the file's size."""
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > size - 8:
+            raise UsageError(f"{path}: cut short or no safetensors file ({size} bytes)")
+        try:
+            header = json.loads(file.read(length))
+        except ValueError as error:
+            raise UsageError(f"{path}: not a safetensors file ({error})") from None
+    return header, 8 + length, size

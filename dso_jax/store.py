@@ -1,0 +1,247 @@
+"""The dataset folder: samples with their labels, latents and conditions.
+
+    FOLDER/samples.parquet                one line a sample, columns of samples.SCHEMA
+    FOLDER/latents-00000.safetensors      tensor `latents` (rows, C, r, r, r), one shard an append
+    FOLDER/conditions-00000.safetensors   tensor `conditions` (rows, S, D), the views of that append
+    FOLDER/meta.json                      what made it: base, protocol, sampler, shapes
+
+A shard is written once and never touched again. `samples.parquet` is replaced after the shards of
+an append are in place, so it is the commit point: after a kill at any moment, whatever it lists is
+there, and the writer goes on behind it (a shard that it does not list yet is overwritten).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dso_jax.errors import UsageError
+from dso_jax.samples import SCHEMA, STATUSES, read_samples, write_samples
+from dso_jax.shards import DTYPES, Shard, all_finite, write_atomic, write_shard
+
+logger = logging.getLogger(__name__)
+
+FORMAT = "dso-jax-dataset-1"
+SAMPLES = "samples.parquet"
+KEY = ("object", "view", "sample")  # names a sample
+WRITER_COLUMNS = ("shard", "row")  # filled in by the writer
+CALLER_COLUMNS = tuple(name for name in SCHEMA.names if name not in WRITER_COLUMNS)
+# Kind of shard -> the column that says which of its rows a sample uses.
+ROW_COLUMNS = {"latents": "row", "conditions": "condition_row"}
+# Folders up to this size are searched for NaN before any work; larger ones as they are read.
+SCAN_LIMIT_BYTES = 256 * 2**20
+
+
+class Dataset:
+    """A dataset folder, open for reading.
+
+    Attributes:
+        folder: where it is.
+        meta: contents of meta.json.
+        samples: column name -> array (N,), one entry a sample, in the order they were written.
+        fingerprint: sha256 of samples.parquet; names the exact set of samples.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        """Open `folder` and check everything that can be checked without reading all of it.
+
+        Raises:
+            UsageError: naming the file or column, when something is missing, cut short, misshapen
+                or not finite.
+        """
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise UsageError(f"{self.folder}: no such dataset folder")
+        self.meta = _read_meta(self.folder)
+        self.fingerprint, self.samples = read_samples(self.folder / SAMPLES)
+        self.latent_shape = _shape(self.folder, self.meta, "latent_shape")
+        self.condition_shape = _shape(self.folder, self.meta, "condition_shape")
+        self._shards = {
+            (kind, shard): self._open(kind, shard)
+            for shard in np.unique(self.samples["shard"]).tolist()
+            for kind in ROW_COLUMNS
+        }
+        if sum(shard.rows.nbytes for shard in self._shards.values()) <= SCAN_LIMIT_BYTES:
+            for index in range(len(self)):
+                self.latent(index)
+                self.condition(index)
+
+    def __len__(self) -> int:
+        return len(self.samples["object"])
+
+    @property
+    def usable(self) -> np.ndarray:
+        """(N,) bool: samples with a label, that is, not `invalid`."""
+        return self.samples["status"] != "invalid"
+
+    def latent(self, index: int) -> np.ndarray:
+        """(C, r, r, r) latent of sample `index`, as stored."""
+        return self._row("latents", index)
+
+    def condition(self, index: int) -> np.ndarray:
+        """(S, D) condition of the image from which sample `index` was made, as stored."""
+        return self._row("conditions", index)
+
+    def _row(self, kind: str, index: int) -> np.ndarray:
+        shard = self._shards[kind, int(self.samples["shard"][index])]
+        row = int(self.samples[ROW_COLUMNS[kind]][index])
+        values = shard.rows[row]
+        if not all_finite(values):
+            raise UsageError(f"{shard.path}: {kind} row {row} holds NaN or infinity")
+        return values
+
+    def _open(self, kind: str, number: int) -> Shard:
+        shape = self.latent_shape if kind == "latents" else self.condition_shape
+        shard = Shard.open(_shard_path(self.folder, kind, number), kind, shape)
+        rows = self.samples[ROW_COLUMNS[kind]][self.samples["shard"] == number]
+        if rows.min() < 0 or rows.max() >= len(shard.rows):
+            raise UsageError(
+                f"{shard.path}: has {len(shard.rows)} rows, {SAMPLES} refers to rows "
+                f"{rows.min()}..{rows.max()}"
+            )
+        return shard
+
+
+class DatasetWriter:
+    """Appends shards of labelled samples to a dataset folder; resumes where an earlier one stopped.
+
+    Args:
+        folder: made if it does not exist.
+        meta: what made the samples (base, base_sha256, protocol, sampler, ...), JSON values. A
+            folder that was begun with other values is refused: one dataset has one origin.
+
+    Raises:
+        UsageError: the folder cannot be written, or was begun by something else.
+    """
+
+    def __init__(self, folder: str | Path, meta: Mapping[str, Any]) -> None:
+        self.folder = Path(folder)
+        # Through JSON once, so that tuples and lists compare equal with what a file gives back.
+        self.meta = json.loads(json.dumps({"format": FORMAT, **meta}))
+        self._columns: dict[str, list] = {name: [] for name in SCHEMA.names}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"{self.folder}: cannot be made ({error.strerror})") from None
+        if (self.folder / SAMPLES).exists():
+            self._resume()
+
+    def __len__(self) -> int:
+        return len(self._columns["object"])
+
+    @property
+    def keys(self) -> set[tuple[str, int, int]]:
+        """The (object, view, sample) already written: what a resumed run need not make again."""
+        columns = (self._columns[name] for name in KEY)
+        return set(zip(*columns, strict=True))
+
+    def append(
+        self, samples: Mapping[str, Any], latents: np.ndarray, conditions: np.ndarray
+    ) -> None:
+        """Write one shard: `n` samples of `m` images.
+
+        Args:
+            samples: column name -> (n,) values, for every name of CALLER_COLUMNS; `condition_row`
+                indexes `conditions`.
+            latents: (n, C, r, r, r) finite floats of 16 or 32 bits.
+            conditions: (m, S, D) likewise.
+
+        Raises:
+            ValueError: columns, lengths, shapes or contents that break the contract.
+        """
+        latents, conditions = np.asarray(latents), np.asarray(conditions)
+        columns = self._check(samples, latents, conditions)
+        shard = max(self._columns["shard"], default=-1) + 1
+        columns |= {"shard": [shard] * len(latents), "row": list(range(len(latents)))}
+        shapes = {
+            "latent_shape": list(latents.shape[1:]),
+            "condition_shape": list(conditions.shape[1:]),
+        }
+        write_shard(_shard_path(self.folder, "latents", shard), {"latents": latents})
+        write_shard(_shard_path(self.folder, "conditions", shard), {"conditions": conditions})
+        if shard == 0:
+            self.meta |= shapes
+            text = json.dumps(self.meta, indent=2) + "\n"
+            write_atomic(self.folder / "meta.json", lambda path: _write_text(path, text))
+        grown = {name: self._columns[name] + list(columns[name]) for name in SCHEMA.names}
+        write_samples(self.folder / SAMPLES, grown)
+        self._columns = grown
+
+    def _resume(self) -> None:
+        stored = _read_meta(self.folder)
+        for key, value in self.meta.items():
+            if stored.get(key) != value:
+                raise UsageError(
+                    f"{self.folder / 'meta.json'}: {key} is {stored.get(key)!r}, this run has "
+                    f"{value!r}; write to another folder"
+                )
+        self.meta = stored
+        _, samples = read_samples(self.folder / SAMPLES)
+        self._columns = {name: samples[name].tolist() for name in SCHEMA.names}
+        logger.info("%s: %d samples are already there", self.folder, len(self))
+
+    def _check(
+        self, samples: Mapping[str, Any], latents: np.ndarray, conditions: np.ndarray
+    ) -> dict[str, list]:
+        if set(samples) != set(CALLER_COLUMNS):
+            missing = sorted(set(CALLER_COLUMNS) - set(samples))
+            unknown = sorted(set(samples) - set(CALLER_COLUMNS))
+            raise ValueError(f"columns missing: {missing}, unknown: {unknown}")
+        columns = {name: np.asarray(value).tolist() for name, value in samples.items()}
+        for name, values in columns.items():
+            if len(values) != len(latents):
+                raise ValueError(f"{name} has {len(values)} values for {len(latents)} latents")
+        unknown = set(columns["status"]) - set(STATUSES)
+        if unknown:
+            raise ValueError(f"status {sorted(unknown)}, expected one of {STATUSES}")
+        rows = columns["condition_row"]
+        if rows and not 0 <= min(rows) <= max(rows) < len(conditions):
+            raise ValueError(f"condition_row outside 0..{len(conditions) - 1}")
+        for name, values in (("latent_shape", latents), ("condition_shape", conditions)):
+            if name in self.meta and list(values.shape[1:]) != self.meta[name]:
+                raise ValueError(f"{name} {values.shape[1:]}, the folder has {self.meta[name]}")
+            if values.dtype not in DTYPES.values():
+                raise ValueError(
+                    f"{values.dtype} in what gives {name}, expected 16 or 32 bit floats"
+                )
+            if not all_finite(values):
+                raise ValueError(f"NaN or infinity in what gives {name}")
+        new = list(zip(*(columns[name] for name in KEY), strict=True))
+        repeated = self.keys.intersection(new) or len(set(new)) < len(new)
+        if repeated:
+            raise ValueError(f"samples that are there already, or twice: {repeated}")
+        return columns
+
+
+def _shard_path(folder: Path, kind: str, shard: int) -> Path:
+    return folder / f"{kind}-{shard:05d}.safetensors"
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _read_meta(folder: Path) -> dict[str, Any]:
+    path = folder / "meta.json"
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file")
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{path}: not JSON ({error})") from None
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        found = meta.get("format") if isinstance(meta, dict) else meta
+        raise UsageError(f"{path}: format is {found!r}, expected {FORMAT!r}")
+    return meta
+
+
+def _shape(folder: Path, meta: Mapping[str, Any], key: str) -> tuple[int, ...]:
+    shape = meta.get(key)
+    if not isinstance(shape, list) or not all(isinstance(size, int) for size in shape):
+        raise UsageError(f"{folder / 'meta.json'}: {key} is {shape!r}, expected a list of sizes")
+    return tuple(shape)
