@@ -95,7 +95,8 @@ def _check_norm_type(norm_type: str) -> None:
         raise ValueError(f"norm_type {norm_type!r}: the released models use 'layer' only")
 
 
-# 64 tokens (patch 2 on 8^3 latents) and few channels at 32^3 keep the toybox cheap on a CPU.
+# The toybox must be cheap on a CPU: 64 tokens (patch 2 on 8^3 latents), and a decoder without
+# residual blocks between its upsamplings, since a convolution at 32^3 costs more than all at 8^3.
 FLOW_SIZES = {
     "TRELLIS-image-large": FlowConfig(),
     "toybox": FlowConfig(
@@ -109,7 +110,7 @@ FLOW_SIZES = {
 }
 DECODER_SIZES = {
     "TRELLIS-image-large": DecoderConfig(),
-    "toybox": DecoderConfig(channels=(64, 32, 8), num_res_blocks=1, num_res_blocks_middle=1),
+    "toybox": DecoderConfig(channels=(96, 32, 8), num_res_blocks=0, num_res_blocks_middle=2),
 }
 ENCODER_SIZES = {
     "TRELLIS-image-large": EncoderConfig(),
