@@ -60,7 +60,7 @@ def write_shard(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
 
 
 def all_finite(values: np.ndarray) -> bool:
-    """Whether no element is NaN or infinite; several times faster than isfinite on 16-bit floats."""
+    """Whether no element is NaN or infinite; on 16-bit floats far faster than `isfinite`."""
     integer, exponent = _EXPONENT[values.dtype.name]
     bits = np.ascontiguousarray(values).view(integer)
     return not bool(np.any((bits & exponent) == exponent))

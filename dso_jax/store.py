@@ -206,15 +206,12 @@ class DatasetWriter:
             if name in self.meta and list(values.shape[1:]) != self.meta[name]:
                 raise ValueError(f"{name} {values.shape[1:]}, the folder has {self.meta[name]}")
             if values.dtype not in DTYPES.values():
-                raise ValueError(
-                    f"{values.dtype} in what gives {name}, expected 16 or 32 bit floats"
-                )
+                raise ValueError(f"{name} comes from {values.dtype}, expected 16 or 32 bit floats")
             if not all_finite(values):
                 raise ValueError(f"NaN or infinity in what gives {name}")
         new = list(zip(*(columns[name] for name in KEY), strict=True))
-        repeated = self.keys.intersection(new) or len(set(new)) < len(new)
-        if repeated:
-            raise ValueError(f"samples that are there already, or twice: {repeated}")
+        if len(set(new)) < len(new) or self.keys.intersection(new):
+            raise ValueError("a sample is given twice, or is there already")
         return columns
 
 
