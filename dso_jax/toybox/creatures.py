@@ -17,8 +17,8 @@ from dso_jax.toybox.shapes import Box, Capsule, Ellipsoid, Frustum, Part
 def biped(rng: np.random.Generator) -> list[Part]:
     """A figure on two short feet with a big head, uneven arms and sometimes a backpack."""
     u = rng.uniform
-    stance, hip = u(2.2, 3.2), u(8.0, 10.5)
-    foot_x, foot_y, foot_shift = u(1.3, 2.0), u(1.5, 2.7), u(-1.2, 0.5)
+    stance, hip = u(2.0, 2.8), u(8.0, 10.5)
+    foot_x, foot_y, foot_shift = u(1.3, 1.8), u(1.3, 2.2), u(-0.8, 0.6)
     shoulder = hip + u(7.0, 8.0)
     head = u(3.1, 3.7)
     head_y, head_x = u(-2.2, 1.0), u(-1.0, 1.0)
@@ -47,7 +47,7 @@ def biped(rng: np.random.Generator) -> list[Part]:
 def flamingo(rng: np.random.Generator) -> list[Part]:
     """A bird on one leg: foot plate, egg body, curved neck, head with a beak towards +x."""
     u = rng.uniform
-    foot_x, foot_y, toe = u(2.0, 3.6), u(1.8, 3.2), u(-0.5, 1.2)
+    foot_x, foot_y, toe = u(1.6, 2.8), u(1.4, 2.4), u(-0.5, 0.8)
     body_z, body_x = u(11.5, 13.5), u(-2.0, 0.8)
     rx, ry, rz = u(4.5, 6.0), u(2.9, 3.7), u(3.0, 3.8)
     rump = body_x - rx - 1.0
@@ -72,23 +72,23 @@ def flamingo(rng: np.random.Generator) -> list[Part]:
 def giraffe(rng: np.random.Generator) -> list[Part]:
     """A quadruped with a narrow stance and a long neck that reaches over its front feet (+x)."""
     u = rng.uniform
-    length, width = u(1.9, 3.0), u(1.5, 2.1)
-    foot = u(1.2, 1.5)
+    length, width = u(1.5, 2.1), u(1.3, 1.6)
+    foot, belly = u(1.0, 1.3), u(1.2, 2.6)
     back = u(10.5, 12.5)
     girth = u(2.2, 2.9)
     top = u(25.5, 28.0)
-    head_x, sway = length + u(0.5, 5.0), u(-2.5, 2.5)
+    head_x, sway = length + u(1.5, 5.5), u(-2.5, 2.5)
     head = (head_x, sway, top - 1.9)
     parts: list[Part] = []
     for sx in (-1.0, 1.0):
         for sy in (-1.0, 1.0):
             x, y = sx * length, sy * width
             parts.append(Box((x, y, 1.25), (foot, foot, 1.25)))
-            parts.append(Capsule((x, y, 1.0), (x, 0.6 * y, back), 1.3, 1.5))
-    parts.append(Capsule((-length, 0.0, back), (length, 0.0, back + 0.6), girth, girth + 0.2))
+            parts.append(Capsule((x, y, 1.0), (1.2 * x, y, back), 1.2, 1.4))
+    parts.append(Capsule((-belly, 0.0, back), (length, 0.0, back + 0.6), girth, girth + 0.2))
     parts.append(Capsule((length - 0.3, 0.0, back + 0.5), head, u(1.9, 2.4), 1.5))
     parts.append(Capsule(head, (head_x + u(2.2, 3.6), sway, top - 2.6), 1.9, 1.5))
-    parts.append(Capsule((-length - 0.8, 0.0, back), (-length - 2.4, 0.0, back - 4.0), 1.3, 1.2))
+    parts.append(Capsule((-belly - 0.8, 0.0, back), (-belly - 2.0, 0.0, back - 4.0), 1.3, 1.2))
     if rng.random() < 0.5:
         rider = u(2.0, 2.6)
         parts.append(Ellipsoid((u(-2.5, 0.5), 0.0, back + girth + rider - 0.8), (rider,) * 3))
@@ -98,7 +98,7 @@ def giraffe(rng: np.random.Generator) -> list[Part]:
 def bonsai(rng: np.random.Generator) -> list[Part]:
     """A tree in a small pot: bent trunk, two or three clouds of leaves off the axis."""
     u = rng.uniform
-    pot, pot_top = u(2.4, 3.6), u(4.0, 5.5)
+    pot, pot_top = u(2.0, 3.0), u(4.0, 5.5)
     heading = u(0.0, 2.0 * math.pi)
     reach, sweep = u(1.0, 3.5), u(-1.0, 1.0)
     crown_z, crown = u(20.5, 22.5), u(4.2, 5.6)

@@ -18,13 +18,13 @@ TAU = 2.0 * math.pi
 def lamp(rng: np.random.Generator) -> list[Part]:
     """A floor lamp: round base, thin pole, a shade that hangs off the axis."""
     u = rng.uniform
-    base, base_top, pole = u(2.8, 4.6), u(2.0, 3.4), u(1.25, 1.5)
-    heading, reach = u(0.0, TAU), u(0.0, 3.0)
+    base, base_top, pole = u(2.0, 3.3), u(2.0, 3.4), u(1.25, 1.5)
+    heading, reach = u(0.0, TAU), u(0.0, 3.5)
     x, y = reach * math.cos(heading), reach * math.sin(heading)
     top, tall = u(25.0, 28.0), u(6.0, 9.0)
     wide, narrow = u(4.6, 6.2), u(2.2, 4.0)
     return [
-        Frustum(0.0, 0.0, 0.0, base_top, base, base - u(0.0, 1.0)),
+        Frustum(0.0, 0.0, 0.0, base_top, base, base - u(0.0, 0.5)),
         Capsule((0.0, 0.0, 1.0), (0.0, 0.0, top - tall - 1.5), pole, pole),
         Capsule((0.0, 0.0, top - tall - 1.5), (x, y, top - tall + 1.5), pole, pole),
         Frustum(x, y, top - tall, top, wide, narrow),
@@ -34,10 +34,10 @@ def lamp(rng: np.random.Generator) -> list[Part]:
 def chair(rng: np.random.Generator) -> list[Part]:
     """A chair with four close legs and a tall, heavy back at +y; sometimes arm rests."""
     u = rng.uniform
-    half_x, half_y, leg = u(3.0, 4.6), u(2.0, 3.4), u(1.2, 1.5)
-    inset_x, inset_y = u(0.0, 1.0), u(0.0, 1.2)
+    half_x, half_y, leg = u(2.6, 4.2), u(1.7, 2.7), u(1.2, 1.4)
+    inset_x, inset_y = u(0.0, 1.0), u(0.0, 0.8)
     seat, thick = u(9.5, 12.0), u(1.25, 1.7)
-    top, back, rake = u(25.0, 28.0), u(1.25, 1.8), u(0.0, 2.5)
+    top, back, rake = u(25.0, 28.0), u(1.25, 1.9), u(0.5, 3.0)
     parts: list[Part] = []
     for sx in (-1.0, 1.0):
         for sy in (-1.0, 1.0):
@@ -64,11 +64,11 @@ def chair(rng: np.random.Generator) -> list[Part]:
 def goblet(rng: np.random.Generator) -> list[Part]:
     """A goblet or vase: narrow round foot, stem, bulging bowl, lip, often one handle."""
     u = rng.uniform
-    foot, foot_top, stem = u(2.0, 3.6), u(2.0, 3.5), u(1.3, 2.2)
+    foot, foot_top, stem = u(1.7, 2.8), u(2.0, 3.5), u(1.3, 1.9)
     neck = u(5.0, 9.0)
     belly, belly_z = u(4.6, 6.8), neck + u(5.0, 7.0)
     top, lip = u(24.5, 28.0), u(3.0, 5.5)
-    heading, off = u(0.0, TAU), u(0.0, 1.5)
+    heading, off = u(0.0, TAU), u(0.0, 1.6)
     x, y = off * math.cos(heading), off * math.sin(heading)
     parts: list[Part] = [
         Frustum(0.0, 0.0, 0.0, foot_top, foot, max(foot - 0.8, stem)),
@@ -88,7 +88,7 @@ def goblet(rng: np.random.Generator) -> list[Part]:
 def sign(rng: np.random.Generator) -> list[Part]:
     """A sign post on a small cross of feet with a board (or two) off the post."""
     u = rng.uniform
-    reach_x, reach_y, post = u(2.4, 4.4), u(1.6, 3.0), u(1.25, 1.6)
+    reach_x, reach_y, post = u(2.2, 3.8), u(1.6, 2.6), u(1.25, 1.6)
     top, tall = u(25.0, 28.0), u(5.5, 9.0)
     half, off_x, off_y = u(5.5, 7.5), u(-3.0, 3.0), u(-1.6, 0.6)
     thick = u(1.25, 1.7)
@@ -108,14 +108,14 @@ def sign(rng: np.random.Generator) -> list[Part]:
 def table(rng: np.random.Generator) -> list[Part]:
     """A bar table: small foot, pedestal, round or square top off the axis, often with a jug."""
     u = rng.uniform
-    foot, foot_top, pole = u(2.6, 4.4), u(2.0, 3.2), u(1.4, 2.0)
+    foot, foot_top, pole = u(2.0, 3.3), u(2.0, 3.2), u(1.3, 1.8)
     heading, off = u(0.0, TAU), u(0.0, 2.5)
     x, y = off * math.cos(heading), off * math.sin(heading)
     jug = rng.random() < 0.6
     deck = u(19.5, 22.0) if jug else u(24.5, 27.0)
     wide, thick = u(6.0, 8.5), u(1.25, 1.6)
     parts: list[Part] = [
-        Frustum(0.0, 0.0, 0.0, foot_top, foot, foot - u(0.0, 0.8)),
+        Frustum(0.0, 0.0, 0.0, foot_top, foot, foot - u(0.0, 0.4)),
         Frustum(0.0, 0.0, 1.0, deck, pole, pole + u(0.0, 0.8)),
     ]
     if rng.random() < 0.5:
@@ -132,9 +132,9 @@ def table(rng: np.random.Generator) -> list[Part]:
 def tripod(rng: np.random.Generator) -> list[Part]:
     """Three splayed legs with round feet, a column, and a telescope that points anywhere."""
     u = rng.uniform
-    spread, turn, foot = u(2.8, 4.2), u(0.0, TAU / 3.0), u(1.3, 1.7)
-    apex = u(13.0, 16.0)
-    heading, front, rear = u(0.0, TAU), u(5.0, 8.5), u(1.0, 4.0)
+    spread, turn, foot = u(2.2, 3.4), u(0.0, TAU / 3.0), u(1.25, 1.5)
+    apex = u(12.0, 15.0)
+    heading, front, rear = u(0.0, TAU), u(5.5, 8.5), u(0.5, 3.0)
     pitch = u(-0.15, 0.6)
     eye = u(21.0, 23.5)
     cx, cy = math.cos(heading), math.sin(heading)
