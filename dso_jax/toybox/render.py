@@ -1,16 +1,16 @@
 """Pictures of voxel objects, and the fixed patch tokens that condition the toybox flow.
 
 One orthographic camera per view looks at the middle of the grid from ELEVATION_DEG above. Rays are
-the same for all objects, so a picture is one gather of precomputed voxel indices and an argmax.
+the same for all objects: a picture is one gather of precomputed cells per step along the rays.
 """
 
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
-from scipy import ndimage
 
 from dso_jax.toybox.shapes import RESOLUTION
 
@@ -18,19 +18,26 @@ IMAGE_SIZE = 32
 VIEW_AZIMUTHS_DEG = (35.0, -35.0, 125.0, -125.0)  # of the camera, from the front (-y) to the right
 ELEVATION_DEG = 20.0
 PIXEL_PITCH = 1.06  # voxels per pixel: a 28 voxel object seen from above still fits
-RAY_STEPS = 72
-RAY_STEP = 0.6  # voxels
+RAY_STEPS = 64
+RAY_STEP = 0.65  # voxels; the rays span a little more than any object's depth
 
 PATCH = 8
 POSITION_CHANNELS = 16
 COND_TOKENS = (IMAGE_SIZE // PATCH) ** 2
 COND_CHANNELS = PATCH * PATCH * 3 + POSITION_CHANNELS
-PIXEL_MEAN, PIXEL_STD = 0.18, 0.28  # over the training objects' pictures, rounded
+PIXEL_MEAN, PIXEL_STD = 0.08, 0.2  # over the training objects' pictures, rounded
 
 # Two lamps, in camera axes (right, up, towards the camera): one per colour channel.
 _LAMPS = np.array([[0.75, 0.35, 0.56], [-0.45, 0.78, 0.43]], dtype=np.float32)
 _AMBIENT = 0.25
 _BATCH = 256
+
+_PAD = 2  # empty cells around the grid: the reach of the ball that normals are taken from
+_STRIDES = np.array([(RESOLUTION + 2 * _PAD) ** 2, RESOLUTION + 2 * _PAD, 1])
+_OFFSETS = np.indices((2 * _PAD + 1,) * 3).reshape(3, -1).T - _PAD
+_OFFSETS = _OFFSETS[(_OFFSETS**2).sum(axis=1) <= _PAD**2 + 1]
+_BALL = _OFFSETS.astype(np.float32)
+_BALL_CELLS = _OFFSETS @ _STRIDES
 
 
 def render(
@@ -72,38 +79,35 @@ def image_to_uint8(images: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*s
 
 
 def _render_batch(solid: Bool[np.ndarray, "n 32 32 32"], view: int) -> np.ndarray:
-    rays, axes = _camera(view)
-    flat = np.zeros((len(solid), RESOLUTION**3 + 1), dtype=bool)  # the last cell: outside the grid
-    flat[:, :-1] = solid.reshape(len(solid), -1)
-    along = np.take(flat, rays, axis=1)  # (n, pixels, steps)
-    first = along.argmax(axis=2)
-    n, pixel = np.nonzero(np.take_along_axis(along, first[..., None], axis=2)[..., 0])
-    step = first[n, pixel]
-    x, y, z = np.unravel_index(rays[pixel, step], (RESOLUTION,) * 3)
+    camera = _camera(view)
+    # Objects run along the fast axis: every gathered ray sample is then one contiguous row.
+    padded = np.pad(solid.view(np.uint8), ((0, 0), (_PAD, _PAD), (_PAD, _PAD), (_PAD, _PAD)))
+    cells = np.ascontiguousarray(padded.reshape(len(solid), -1).T)  # (cells, n)
+    nearest = np.zeros((IMAGE_SIZE**2, len(solid)), dtype=np.uint8)  # steps left at the first hit
+    for step, row in enumerate(camera.rays.T):
+        np.maximum(nearest, cells[row] * np.uint8(RAY_STEPS - step), out=nearest)
+    pixel, n = np.nonzero(nearest)
+    left = nearest[pixel, n]
+    hit = camera.rays[pixel, RAY_STEPS - left]
 
-    density = ndimage.uniform_filter(solid.astype(np.float32), size=(1, 3, 3, 3), mode="constant")
-    density = np.pad(density, ((0, 0), (1, 1), (1, 1), (1, 1)))
-    x, y, z = x + 1, y + 1, z + 1
-    gradient = np.stack(
-        [
-            density[n, x - 1, y, z] - density[n, x + 1, y, z],
-            density[n, x, y - 1, z] - density[n, x, y + 1, z],
-            density[n, x, y, z - 1] - density[n, x, y, z + 1],
-        ],
-        axis=-1,
-    )
-    normal = gradient / np.maximum(np.linalg.norm(gradient, axis=-1, keepdims=True), 1e-6)
-    shade = np.maximum(normal @ axes.T @ _LAMPS.T, 0.0)  # (hits, 2)
-    depth = 1.0 - step / RAY_STEPS
+    # The normal points away from the mass in a small ball around the voxel that was hit.
+    near = cells[hit[:, None] + _BALL_CELLS, n[:, None]]
+    normal = -(near.astype(np.float32) @ _BALL)
+    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-6)
+    shade = np.maximum(normal @ (_LAMPS @ camera.axes).T, 0.0)
     image = np.zeros((len(solid), IMAGE_SIZE**2, 3), dtype=np.float32)
     image[n, pixel, :2] = _AMBIENT + (1.0 - _AMBIENT) * shade
-    image[n, pixel, 2] = depth
+    image[n, pixel, 2] = left / RAY_STEPS
     return image.reshape(-1, IMAGE_SIZE, IMAGE_SIZE, 3)
 
 
+class _Camera(NamedTuple):
+    rays: Int[np.ndarray, "pixels steps"]  # padded cell of every step, nearest first
+    axes: Float[np.ndarray, "3 3"]  # rows: right, up, towards the camera
+
+
 @functools.cache
-def _camera(view: int) -> tuple[Int[np.ndarray, "pixels steps"], Float[np.ndarray, "3 3"]]:
-    """Flat voxel index at every step of every pixel's ray, and the rows (right, up, towards)."""
+def _camera(view: int) -> _Camera:
     azimuth, elevation = np.radians(VIEW_AZIMUTHS_DEG[view]), np.radians(ELEVATION_DEG)
     right = np.array([np.cos(azimuth), np.sin(azimuth), 0.0])
     flat = np.array([np.sin(azimuth), -np.cos(azimuth), 0.0])
@@ -118,11 +122,11 @@ def _camera(view: int) -> tuple[Int[np.ndarray, "pixels steps"], Float[np.ndarra
         + offset[None, :, None, None] * right
         - depth[None, None, :, None] * towards
     )
-    cell = np.floor(point).astype(np.int64)
-    inside = ((cell >= 0) & (cell < RESOLUTION)).all(axis=-1)
-    index = (cell[..., 0] * RESOLUTION + cell[..., 1]) * RESOLUTION + cell[..., 2]
-    index = np.where(inside, index, RESOLUTION**3).reshape(IMAGE_SIZE**2, RAY_STEPS)
-    return index.astype(np.int32), np.stack([right, up, towards]).astype(np.float32)
+    voxel = np.floor(point).astype(np.int64)
+    inside = ((voxel >= 0) & (voxel < RESOLUTION)).all(axis=-1)
+    cell = np.where(inside, (voxel + _PAD) @ _STRIDES, 0)  # cell 0 is padding, so always empty
+    axes = np.stack([right, up, towards]).astype(np.float32)
+    return _Camera(cell.reshape(IMAGE_SIZE**2, RAY_STEPS), axes)
 
 
 @functools.cache
