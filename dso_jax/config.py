@@ -1,0 +1,119 @@
+"""What a training run is: one frozen dataclass a section, one line of explanation a field.
+
+`configs/*.yaml` list only what differs from the defaults here; the command line overrides both.
+Defaults are the paper's settings (DSO, arXiv 2503.22677, and its released code).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dso_jax.models.config import LoRAConfig
+from dso_jax.objectives import ObjectiveConfig
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW on the trainable leaves alone."""
+
+    learning_rate: float = 5e-6
+    """Constant after the warm-up."""
+    warmup_steps: int = 2000
+    """Updates of linear warm-up: the first has rate 0, number `warmup_steps` the full rate."""
+    weight_decay: float = 0.01
+    """Decoupled decay, on every trainable leaf (LoRA A and B)."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the running mean and of the running square of the gradient."""
+    eps: float = 1e-8
+    """Added to the root of the running square."""
+    clip_norm: float = 1.0
+    """Upper bound on the global norm of the trainable gradients; 0 switches clipping off."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The loop."""
+
+    steps: int = 4000
+    """Optimizer steps. The paper takes 4000 for DRO and 8000 for DPO and SFT."""
+    batch_size: int = 48
+    """Pairs an optimizer step, over all devices (unpaired DRO: twice as many single samples)."""
+    accumulation: int = 1
+    """Parts into which a step's batch is split to save memory; the gradient is the same."""
+    seed: int = 0
+    """Decides the adapter's start, the pairs, times and noise."""
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl; steps 0 and the last are always there."""
+    eval_every: int = 500
+    """Steps between held-out evaluations (sample, drop, count); 0 evaluates never."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints; the last step is always saved."""
+    keep: int = 2
+    """Newest checkpoints that stay, beside the best by held-out stability."""
+    max_skipped: int = 3
+    """Steps in a row with a loss or gradient that is not finite before the run stops."""
+    overwrite: bool = False
+    """Throw away what an earlier run left in `out`, instead of resuming it."""
+
+
+@dataclass(frozen=True)
+class SamplerOverride:
+    """Sampler of the held-out evaluation; what is None stays as the base was published."""
+
+    steps: int | None = None
+    """Euler steps."""
+    rescale_t: float | None = None
+    """Timesteps are s t / (1 + (s - 1) t): above 1, more of them are near the noise."""
+    guidance_weight: float | None = None
+    """Weight w of classifier-free guidance: (1 + w) conditional - w unconditional."""
+    guidance_interval: tuple[float, float] | None = None
+    """Times between which guidance is on."""
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Held-out evaluation during training; decides which checkpoint is the best."""
+
+    objects: int = 0
+    """Held-out objects; 0 evaluates never."""
+    samples: int = 2
+    """Samples an object, with the same noise at every evaluation."""
+    protocol: str = "fast"
+    """Simulation protocol that labels them: a preset's name or a YAML file."""
+
+
+@dataclass(frozen=True)
+class SystemConfig:
+    """How the arithmetic is carried out; none of it changes what is computed beyond rounding."""
+
+    attention: Literal["auto", "xla", "cudnn"] = "auto"
+    """Attention kernel; `auto` tries cuDNN on a GPU and falls back with a line in the log."""
+    remat: Literal["none", "dots", "full"] = "none"
+    """What the backward pass recomputes in each block: less memory for more time."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the transformer's torso; adapter, optimizer, norms and losses are always float32."""
+    compilation_cache: str = "~/.cache/dso-jax/xla"
+    """Folder of compiled programs, kept between runs; an empty string switches it off."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Fine-tune a flow transformer so that what it makes stands."""
+
+    base: str = "toybox"
+    """Published generator to start from: a name, or the folder that holds it."""
+    data: str = "runs/data"
+    """Dataset folder: labelled samples of that generator."""
+    out: str = "runs/train"
+    """Run folder: config.yaml, metrics.jsonl, checkpoints/, adapter/. An unfinished run resumes."""
+    trainable: tuple[str, ...] = ("lora",)
+    """What trains: `lora`, `all`, or regular expressions over names like
+    `blocks/cross_attn/to_q/lora_A`."""
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    sampler: SamplerOverride = field(default_factory=SamplerOverride)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    system: SystemConfig = field(default_factory=SystemConfig)
