@@ -45,12 +45,9 @@ def chair(rng: np.random.Generator) -> list[Part]:
             parts.append(Box((x, y, seat / 2.0), (leg, leg, seat / 2.0)))
     seat_y = half_y + leg
     parts.append(Box((0.0, 0.0, seat), (half_x + leg, seat_y, thick)))
-    steps = 6  # the raked back is a flight of slabs: cheap, and exact enough on voxels
-    rise = (top - seat) / steps
-    for i in range(steps):
-        y = seat_y - back + rake * (i + 0.5) / steps
-        z = seat + rise * (i + 0.5)
-        parts.append(Box((0.0, y, z), (half_x + leg - 0.3, back, rise / 2.0 + 0.1)))
+    middle = 0.5 * (seat + top)
+    slab = (half_x + leg - 0.3, back, top - middle)
+    parts.append(Box((0.0, seat_y - back + 0.5 * rake, middle), slab, rake=0.5 * rake))
     if rng.random() < 0.4:
         rest = seat + u(4.0, 6.0)
         for sx in (-1.0, 1.0):
@@ -153,7 +150,7 @@ def tripod(rng: np.random.Generator) -> list[Part]:
 
 
 def tower(rng: np.random.Generator) -> list[Part]:
-    """Four to six stacked blocks on a small first one, each a little off the one below."""
+    """Four to six stacked blocks, narrow and wide by turns, each a little off the last."""
     u = rng.uniform
     count = int(rng.integers(4, 7))
     top = u(24.5, 28.0)
@@ -163,7 +160,8 @@ def tower(rng: np.random.Generator) -> list[Part]:
     x = y = 0.0
     parts: list[Part] = []
     for i in range(count):
-        half_x, half_y = (u(1.8, 3.2), u(1.8, 3.2)) if i == 0 else (u(2.2, 5.0), u(2.2, 5.0))
+        low, high = (3.6, 5.2) if i % 2 else (1.8, 3.0)
+        half_x, half_y = u(low, high), u(low, high)
         z = 0.5 * (levels[i] + levels[i + 1])
         # Half a voxel of overlap keeps neighbours joined whatever the rounding.
         half_z = 0.5 * (levels[i + 1] - levels[i]) + (0.3 if i else 0.0)

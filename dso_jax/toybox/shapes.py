@@ -36,19 +36,25 @@ class Part(Protocol):
 
 @dataclass(frozen=True)
 class Box:
-    """A box with half extents `half`, turned by `yaw` radians about its vertical axis."""
+    """A box with half extents `half`, turned by `yaw` radians about its vertical axis.
+
+    `rake` shears it: its top lies that many voxels further back (+y) than its middle.
+    """
 
     centre: Point
     half: Point
     yaw: float = 0.0
+    rake: float = 0.0
 
     def bounds(self) -> Bounds:
         cos, sin = abs(math.cos(self.yaw)), abs(math.sin(self.yaw))
         hx, hy, hz = self.half
-        return _around(self.centre, (hx * cos + hy * sin, hx * sin + hy * cos, hz))
+        return _around(self.centre, (hx * cos + hy * sin, hx * sin + hy * cos + abs(self.rake), hz))
 
     def inside(self, x, y, z):
         dx, dy, dz = x - self.centre[0], y - self.centre[1], z - self.centre[2]
+        if self.rake:
+            dy = dy - self.rake * dz / self.half[2]
         if self.yaw:
             cos, sin = math.cos(self.yaw), math.sin(self.yaw)
             dx, dy = cos * dx + sin * dy, cos * dy - sin * dx
