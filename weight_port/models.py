@@ -1,0 +1,91 @@
+"""State dicts of the whole models: TRELLIS's names on one side, our trees on the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dso_jax.models import (
+    DecoderConfig,
+    EncoderConfig,
+    FlowConfig,
+    init_decoder,
+    init_encoder,
+    init_flow,
+)
+from dso_jax.models.lora import adapter_leaves
+from weight_port import convert, tables
+from weight_port.errors import WeightError
+
+Kind = Literal["flow", "encoder", "decoder"]
+Config = FlowConfig | EncoderConfig | DecoderConfig
+
+_MODELS: dict[str, tuple[type, Callable[..., dict], tuple]] = {
+    "flow": (FlowConfig, init_flow, tables.FLOW),
+    "encoder": (EncoderConfig, init_encoder, tables.STRUCTURE_VAE),
+    "decoder": (DecoderConfig, init_decoder, tables.STRUCTURE_VAE),
+}
+
+
+def slots(kind: Kind, config: Config) -> tuple[convert.Slot, ...]:
+    """Every leaf of the model with its torch names; from shapes alone, nothing is allocated."""
+    if kind not in _MODELS:
+        raise WeightError(f"model kind {kind!r}: expected {', '.join(_MODELS)}")
+    config_class, init, rules = _MODELS[kind]
+    if not isinstance(config, config_class):
+        raise WeightError(f"{kind} needs a {config_class.__name__}, got {type(config).__name__}")
+    return convert.plan(rules, jax.eval_shape(lambda key: init(config, key), jax.random.key(0)))
+
+
+def to_torch(
+    kind: Kind, config: Config, params: Mapping, *, dtype: Any = None, half: Any = None
+) -> dict[str, np.ndarray]:
+    """Our parameters -> torch state dict of numpy arrays.
+
+    Args:
+      params: the base alone; strip or merge an adapter first.
+      dtype: type of every tensor; None keeps each as it is.
+      half: type of the tensors that the published checkpoints keep in 16 bits; with
+        `dtype=float32, half=float16` the result has the released types.
+
+    Raises:
+      WeightError: `params` are not those of `config`, or overflow in the asked type.
+    """
+    if adapter_leaves(dict(params)):
+        raise WeightError(f"{kind}: the parameters hold LoRA leaves: strip or merge them first")
+    return convert.export(slots(kind, config), params, cast=convert.Cast(dtype, half))
+
+
+def from_torch(
+    kind: Kind,
+    config: Config,
+    tensors: Mapping[str, np.ndarray],
+    *,
+    source: str = "the state dict",
+    dtype: Any = None,
+    half: Any = None,
+    place: Callable[[np.ndarray], Any] = jnp.asarray,
+) -> dict:
+    """Torch state dict -> our parameters (nested dicts, block leaves stacked on axis 0).
+
+    Args:
+      tensors: name -> numpy array; `files.read(path).tensors` maps a file without reading it all.
+      source: what an error calls them, usually the path.
+      dtype, half: as in `to_torch`.
+      place: called on each finished leaf (numpy); by default it goes to the default device.
+
+    Raises:
+      WeightError: one report of every missing, unexpected, misshapen or mistyped tensor.
+    """
+    return convert.load(
+        slots(kind, config),
+        tensors,
+        source=source,
+        target=f"{kind} weights of {config}",
+        cast=convert.Cast(dtype, half),
+        place=place,
+    )

@@ -1,0 +1,273 @@
+"""LoRA adapters as PEFT saves them: `adapter_model.safetensors` and `adapter_config.json`.
+
+On disk the names have the prefix `base_model.model.` and no adapter name; a torch user loads the
+folder with `PeftModel.from_pretrained(model, folder)`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dso_jax import __version__
+from dso_jax.models import FlowConfig, LoRAConfig, init_flow
+from dso_jax.models.lora import adapter_leaves
+from weight_port import convert, files, tables
+from weight_port.errors import Problem, WeightError, report
+from weight_port.rules import Rule
+
+log = logging.getLogger(__name__)
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+RULES = tables.adapter(tables.FLOW)
+# Settings of PEFT that change the function; we have only their neutral values.
+_NEUTRAL = {
+    "bias": ("none",),
+    "fan_in_fan_out": (False,),
+    "use_dora": (False,),
+    "use_rslora": (False,),
+    "lora_bias": (False,),
+    "modules_to_save": (None, []),
+    "rank_pattern": (None, {}),
+    "alpha_pattern": (None, {}),
+    "layers_to_transform": (None,),
+    "exclude_modules": (None, []),
+    "layer_replication": (None,),
+    "target_parameters": (None, []),
+}
+
+
+def write_peft_adapter(
+    directory: str | Path,
+    params: Mapping,
+    lora: LoRAConfig,
+    *,
+    base_sha256: str,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Writes the LoRA leaves of `params` as a PEFT folder, in fp32.
+
+    Each of the two files is replaced whole; the weights repeat rank, alpha and targets in their
+    metadata, so that a reader notices a pair that does not belong together.
+
+    Args:
+      params: a tree that holds the adapter, with or without its base.
+      base_sha256: of the base weights that the adapter was trained on.
+      metadata: further texts for the header of the weights.
+
+    Raises:
+      WeightError: `params` and `lora` do not fit together; nothing is written.
+    """
+    adapter = adapter_leaves(dict(params))
+    if not adapter:
+        raise WeightError("the parameters hold no LoRA leaves: there is no adapter to write")
+    _check_fit(adapter, lora)
+    tensors = convert.export(
+        convert.plan(RULES, adapter), adapter, cast=convert.Cast(dtype=np.float32)
+    )
+    texts = {
+        "format": "pt",
+        "dso_jax_version": __version__,
+        "base_sha256": base_sha256,
+        **_settings(lora),
+    }
+    clash = sorted(set(texts) & set(metadata or {}))
+    if clash:
+        raise WeightError(f"metadata: {', '.join(clash)} is set by the writer")
+    directory = Path(directory)
+    text = json.dumps(peft_config(lora), indent=2, sort_keys=True) + "\n"
+    files.write(directory / WEIGHTS, tensors, {**texts, **(metadata or {})})
+    files.atomically(directory / CONFIG, lambda file: file.write(text.encode()))
+
+
+def read_peft_adapter(
+    directory: str | Path, *, flow: FlowConfig | None = None, base_sha256: str | None = None
+) -> tuple[dict, LoRAConfig]:
+    """Reads a PEFT folder -> (adapter tree of fp32 numpy arrays, its LoRA configuration).
+
+    All tensors of the file are used or none: a partial match is an error. Attach the tree with
+    `dso_jax.models.lora.with_adapter(base, adapter)`.
+
+    Args:
+      flow: the model it is meant for; then every target linear of every block must be there.
+      base_sha256: of that model's weights; an adapter trained on others is an error.
+
+    Raises:
+      WeightError: names the file, and the tensors or the setting that do not fit.
+    """
+    directory = Path(directory)
+    settings = _read_config(directory)
+    tensors, texts = files.read(directory / WEIGHTS)
+    if not tensors:
+        raise WeightError(f"{directory / WEIGHTS}: holds no tensor")
+    targets = _targets(directory, settings["target_modules"], tensors)
+    lora = LoRAConfig(int(settings["r"]), float(settings["lora_alpha"]), targets)
+    _check_metadata(directory, lora, texts, base_sha256)
+    if flow is None:
+        expected = _infer(directory, tensors, lora)
+    else:
+        make = jax.eval_shape(lambda key: init_flow(flow, key, lora), jax.random.key(0))
+        expected = adapter_leaves(make)
+    slots = convert.plan(RULES, expected)
+    adapter = convert.load(
+        slots,
+        tensors,
+        source=str(directory / WEIGHTS),
+        target=f"a LoRA adapter with {lora}",
+        cast=convert.Cast(dtype=np.float32),
+    )
+    matched = sum(len(slot.names) for slot in slots)
+    log.info("%s: matched %d of %d tensors", directory, matched, len(tensors))
+    return adapter, lora
+
+
+def peft_config(lora: LoRAConfig) -> dict[str, Any]:
+    """What PEFT's `LoraConfig` needs to rebuild the adapter."""
+    return {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": None,
+        "inference_mode": True,
+        "r": lora.rank,
+        # PEFT declares an integer; a fraction is kept as it is.
+        "lora_alpha": int(lora.alpha) if float(lora.alpha).is_integer() else lora.alpha,
+        "lora_dropout": 0.0,
+        "target_modules": sorted(lora.targets),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+        "modules_to_save": None,
+        "use_dora": False,
+        "use_rslora": False,
+    }
+
+
+def _settings(lora: LoRAConfig) -> dict[str, str]:
+    return {
+        "rank": str(lora.rank),
+        "alpha": repr(float(lora.alpha)),
+        "targets": ",".join(sorted(lora.targets)),
+    }
+
+
+def _check_fit(adapter: Mapping, lora: LoRAConfig) -> None:
+    """A and B of every target, of the stated rank, and of nothing else."""
+    flat = convert.flatten(adapter)
+    problems = []
+    for path, leaf in flat.items():
+        module, name = path.rsplit("/", 1)
+        rank = leaf.shape[-1] if name == "lora_A" else leaf.shape[-2]
+        if rank != lora.rank:
+            problems.append(Problem("shape", path, f"has rank {rank}, expected {lora.rank}"))
+        if module.rsplit("/", 1)[-1] not in lora.targets:
+            problems.append(Problem("unexpected", path, "is no target of the LoRA configuration"))
+        other = f"{module}/{'lora_B' if name == 'lora_A' else 'lora_A'}"
+        if other not in flat:
+            problems.append(Problem("missing", other))
+    adapted = {path.split("/")[-2] for path in flat}
+    problems += [Problem("missing", t, "no linear") for t in lora.targets if t not in adapted]
+    if problems:
+        raise report("the adapter", f"{lora}", problems)
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    path = directory / CONFIG
+    if not path.is_file():
+        raise WeightError(f"{path}: no such file; a PEFT adapter is a folder with {CONFIG}")
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # also what is not UTF-8
+        raise WeightError(f"{path}: not JSON ({error})") from error
+    if not isinstance(settings, dict):
+        raise WeightError(f"{path}: expected an object with the adapter's settings")
+    if settings.get("peft_type") != "LORA":
+        raise WeightError(f"{path}: peft_type is {settings.get('peft_type')!r}, expected 'LORA'")
+    for key, kind in {"r": int, "lora_alpha": (int, float), "target_modules": (list, str)}.items():
+        if not isinstance(settings.get(key), kind) or isinstance(settings[key], bool):
+            raise WeightError(f"{path}: {key} is {settings.get(key)!r}, which is not usable")
+    if settings["r"] < 1:
+        raise WeightError(f"{path}: r is {settings['r']}, expected at least 1")
+    for key, neutral in _NEUTRAL.items():
+        if key in settings and settings[key] not in neutral:
+            raise WeightError(f"{path}: {key}={settings[key]!r} is not supported")
+    return settings
+
+
+def _targets(
+    directory: Path, stated: list | str, tensors: Mapping[str, np.ndarray]
+) -> tuple[str, ...]:
+    """Names of the adapted linears, from the tensors; the stated list must say the same.
+
+    PEFT also takes a regular expression, or a list of longer names; those are not compared.
+    """
+    rules = {name: rule for name in tensors if (rule := _rule_of(name))}
+    found = {name.split(".lora_")[0].rsplit(".", 1)[-1] for name in rules}
+    if not found:
+        raise report(
+            str(directory / WEIGHTS),
+            "a LoRA adapter of the flow model (0 matched)",
+            [Problem("unexpected", name) for name in tensors],
+        )
+    if isinstance(stated, list) and not any("." in str(name) for name in stated):
+        absent = sorted(set(map(str, stated)) - found)
+        if absent:
+            raise WeightError(
+                f"{directory}: {CONFIG} lists the target {', '.join(absent)}, "
+                f"but {WEIGHTS} has no tensor of it"
+            )
+    return tuple(sorted(found))
+
+
+def _check_metadata(
+    directory: Path, lora: LoRAConfig, texts: Mapping[str, str], base_sha256: str | None
+) -> None:
+    for key, value in _settings(lora).items():
+        if texts.get(key, value) != value:
+            raise WeightError(
+                f"{directory}: {CONFIG} and {WEIGHTS} do not belong together: "
+                f"{key} is {value} in one and {texts[key]} in the other"
+            )
+    recorded = texts.get("base_sha256")
+    if base_sha256 is not None and recorded is None:
+        log.warning("%s does not say which base it was trained on", directory / WEIGHTS)
+    elif base_sha256 is not None and recorded != base_sha256:
+        raise WeightError(
+            f"{directory}: trained on a base with sha256 {recorded}, this one has {base_sha256}"
+        )
+
+
+def _rule_of(name: str) -> Rule | None:
+    return next((rule for rule in RULES if rule.to_ours(name) is not None), None)
+
+
+def _infer(directory: Path, tensors: Mapping[str, np.ndarray], lora: LoRAConfig) -> dict:
+    """The adapter's tree of shapes from its names: as many blocks as the highest index says."""
+    leaves: dict[str, tuple[int, ...]] = {}
+    stacked: set[str] = set()
+    blocks = 0
+    for name, tensor in tensors.items():
+        rule = _rule_of(name)
+        if rule is None or (found := rule.to_ours(name)) is None or tensor.ndim != 2:
+            continue  # `convert.load` reports it
+        path, block = found
+        out, fan_in = tensor.shape
+        leaves[path] = (fan_in, lora.rank) if path.endswith("lora_A") else (lora.rank, out)
+        if block is not None:
+            stacked.add(path)
+            blocks = max(blocks, block + 1)
+    modules = Counter(path.rsplit("/", 1)[0] for path in leaves)
+    for module, halves in modules.items():
+        if halves != 2:
+            raise WeightError(f"{directory / WEIGHTS}: {module} has only one of lora_A and lora_B")
+    tree = {
+        path: jax.ShapeDtypeStruct((blocks, *shape) if path in stacked else shape, np.float32)
+        for path, shape in leaves.items()
+    }
+    return convert.unflatten(tree)
