@@ -54,9 +54,9 @@ def take_options(argv: Sequence[str], environ: MutableMapping[str, str] = os.env
 
 
 def cache_dir(environ: MutableMapping[str, str] = os.environ) -> Path:
-    """The folder of compiled programs: `$XDG_CACHE_HOME/dso-jax/jax`, by default in ~/.cache."""
+    """The folder of compiled programs: `$XDG_CACHE_HOME/dso-jax/xla`, by default in ~/.cache."""
     base = environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "dso-jax" / "jax"
+    return Path(base) / "dso-jax" / "xla"
 
 
 def cuda_plugins() -> list[str]:

@@ -1,0 +1,165 @@
+"""Small shaded pictures of objects on the ground, drawn with numpy.
+
+An orthographic camera looks down on the origin of the ground z = 0. A surface is drawn by covering
+every triangle with points no further apart than a pixel and keeping the nearest at each pixel:
+no GPU, no window system, and tens of milliseconds for an object of 32^3 voxels.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+from scipy import ndimage
+from skimage import measure
+
+LIGHT = np.array([-0.25, -0.85, 1.0]) / np.linalg.norm([-0.25, -0.85, 1.0])
+AMBIENT = 0.5
+SHADOW = 0.38  # darkest shadow, as opacity
+LOGIT_RANGE = 4.0  # beyond this a logit says no more about where the surface is
+
+
+class Surface(NamedTuple):
+    """A triangle mesh in units of the unit cube [-0.5, 0.5]^3, z up."""
+
+    vertices: Float[np.ndarray, "V 3"]
+    faces: Int[np.ndarray, "F 3"]
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Where the picture is taken from, and how much of the ground it covers."""
+
+    azimuth: float = 35.0  # degrees around z from the y axis
+    elevation: float = 18.0  # degrees above the ground
+    extent: float = 1.3  # width and height of the picture, in units of the unit cube
+    size: int = 200  # pixels
+    supersample: int = 2  # each pixel is the mean of this many squared
+
+    def project(self, points: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
+        """Column, row (in fine pixels) and distance towards the camera of world points."""
+        a, e = np.radians([self.azimuth, self.elevation])
+        right = np.array([np.cos(a), np.sin(a), 0])
+        towards = np.array([np.sin(a) * np.cos(e), -np.cos(a) * np.cos(e), np.sin(e)])
+        up = np.cross(towards, right)
+        fine = self.size * self.supersample
+        scale = fine / self.extent
+        # The ground's origin sits low in the picture: nearly everything is above it.
+        column = fine / 2 + points @ right * scale
+        row = fine * 0.8 - points @ up * scale
+        return np.stack([column, row, points @ towards * scale], axis=1)
+
+
+def surface_of_logits(logits: Float[np.ndarray, "R R R"]) -> Surface | None:
+    """The surface where occupancy logits cross zero, or None if nothing is occupied."""
+    clipped = np.clip(np.asarray(logits, np.float32), -LOGIT_RANGE, LOGIT_RANGE)
+    if not (clipped > 0).any():
+        return None
+    padded = np.pad(clipped, 1, constant_values=-LOGIT_RANGE)  # closes what touches the border
+    vertices, faces, _, _ = measure.marching_cubes(padded, 0.0)
+    return Surface((vertices - 0.5) / clipped.shape[0] - 0.5, faces.astype(np.int64))
+
+
+def turned(surface: Surface, quaternion: Float[np.ndarray, " 4"] = (1.0, 0.0, 0.0, 0.0)) -> Surface:
+    """The surface turned by a unit quaternion (w, x, y, z), then put on the ground."""
+    w, *xyz = np.asarray(quaternion, np.float64) / np.linalg.norm(quaternion)
+    twice = 2 * np.cross(xyz, surface.vertices)
+    vertices = surface.vertices + w * twice + np.cross(xyz, twice)
+    low, high = vertices.min(0), vertices.max(0)
+    middle = (low + high) / 2
+    return Surface(vertices - [middle[0], middle[1], low[2]], surface.faces)
+
+
+def draw(
+    surface: Surface | None, colour: tuple[int, int, int], camera: Camera | None = None
+) -> UInt8[np.ndarray, "S S 4"]:
+    """Draws a surface that lies on the ground, with its shadow; the rest is transparent.
+
+    Args:
+        surface: in world coordinates, as `turned` gives it; None draws the empty ground.
+        colour: of the surface in full light, 0-255.
+        camera: how it is seen; `Camera()` by default.
+    """
+    camera = camera or Camera()
+    fine = camera.size * camera.supersample
+    canvas = np.zeros((fine, fine, 4), np.float32)
+    if surface is not None:
+        points, normals = _cover(surface, fine / camera.extent)
+        canvas[..., 3] = _shadow(points, camera)
+        seen = camera.project(points)
+        inside = ((seen[:, :2] >= 0) & (seen[:, :2] < fine)).all(1)
+        seen, normals = seen[inside], normals[inside]
+        order = np.argsort(seen[:, 2])  # the nearest is written last and stays
+        column, row = seen[order, :2].astype(int).T
+        shade = AMBIENT + (1 - AMBIENT) * np.clip(normals[order] @ LIGHT, 0, 1)
+        canvas[row, column, :3] = shade[:, None] * np.asarray(colour) / 255
+        canvas[row, column, 3] = 1
+    return _shrink(canvas, camera.supersample)
+
+
+def png(pixels: UInt8[np.ndarray, "H W C"]) -> bytes:
+    """Encodes RGB or RGBA pixels as a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def _cover(surface: Surface, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """Points no further apart than 1/scale on every triangle, with interpolated normals."""
+    corners = surface.vertices[surface.faces]
+    normals = _vertex_normals(surface, corners)[surface.faces]
+    edges = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=2).max(1)
+    # Rounding the subdivision up to a power of two leaves a handful of groups to loop over.
+    level = np.ceil(np.log2(np.maximum(edges * scale, 1))).astype(int)
+    points, directions = [], []
+    for n in np.unique(level):
+        weights = _barycentric(2**n)
+        group = level == n
+        points.append((weights @ corners[group]).reshape(-1, 3))
+        directions.append((weights @ normals[group]).reshape(-1, 3))
+    normal = np.concatenate(directions)
+    length = np.linalg.norm(normal, axis=1, keepdims=True)
+    return np.concatenate(points), normal / np.maximum(length, 1e-12)
+
+
+def _vertex_normals(surface: Surface, corners: np.ndarray) -> np.ndarray:
+    """Outward unit normals: each vertex takes the area-weighted mean of its triangles'."""
+    face = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    volume = np.einsum("fi,fi->", corners[:, 0], np.cross(corners[:, 1], corners[:, 2]))
+    total = np.zeros_like(surface.vertices)
+    np.add.at(total, surface.faces, np.copysign(1, volume) * face[:, None])
+    return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
+
+
+def _barycentric(n: int) -> np.ndarray:
+    """Weights (points, 3) of a regular grid with n intervals on each edge of a triangle."""
+    i, j = np.meshgrid(np.arange(n + 1), np.arange(n + 1), indexing="ij")
+    kept = i + j <= n
+    i, j = i[kept], j[kept]
+    return np.stack([i, j, n - i - j], axis=1) / n
+
+
+def _shadow(points: np.ndarray, camera: Camera) -> np.ndarray:
+    """Opacity of the shadow: the points seen from the light, laid on the ground and blurred."""
+    laid = points - points[:, 2:] / LIGHT[2] * LIGHT
+    seen = camera.project(laid)
+    fine = camera.size * camera.supersample
+    inside = ((seen[:, :2] >= 0) & (seen[:, :2] < fine)).all(1)
+    column, row = seen[inside, :2].astype(int).T
+    mask = np.zeros((fine, fine), np.float32)
+    mask[row, column] = 1
+    return SHADOW * ndimage.gaussian_filter(mask, 1.5 * camera.supersample)
+
+
+def _shrink(canvas: np.ndarray, factor: int) -> np.ndarray:
+    """Averages blocks of pixels; colour counts by opacity, so edges do not darken."""
+    size = canvas.shape[0] // factor
+    blocks = canvas.reshape(size, factor, size, factor, 4)
+    alpha = blocks[..., 3].mean((1, 3))
+    colour = (blocks[..., :3] * blocks[..., 3:]).mean((1, 3)) / np.maximum(alpha, 1e-6)[..., None]
+    out = np.concatenate([colour, alpha[..., None]], axis=2)
+    return np.round(255 * np.clip(out, 0, 1)).astype(np.uint8)
