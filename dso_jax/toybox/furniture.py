@@ -24,7 +24,7 @@ def lamp(rng: np.random.Generator) -> list[Part]:
     top, tall = u(25.0, 28.0), u(6.0, 9.0)
     wide, narrow = u(4.6, 6.2), u(2.2, 4.0)
     return [
-        Frustum(0.0, 0.0, 0.0, base_top, base, base - u(0.0, 0.5)),
+        Frustum(0.0, 0.0, 0.0, base_top, base, base),
         Capsule((0.0, 0.0, 1.0), (0.0, 0.0, top - tall - 1.5), pole, pole),
         Capsule((0.0, 0.0, top - tall - 1.5), (x, y, top - tall + 1.5), pole, pole),
         Frustum(x, y, top - tall, top, wide, narrow),
@@ -68,7 +68,7 @@ def goblet(rng: np.random.Generator) -> list[Part]:
     heading, off = u(0.0, TAU), u(0.0, 1.6)
     x, y = off * math.cos(heading), off * math.sin(heading)
     parts: list[Part] = [
-        Frustum(0.0, 0.0, 0.0, foot_top, foot, max(foot - 0.8, stem)),
+        Frustum(0.0, 0.0, 0.0, foot_top, foot, foot),
         Frustum(0.0, 0.0, foot_top - 0.5, neck + 1.5, stem, stem + 0.4),
         Ellipsoid((x, y, belly_z), (belly, belly, belly_z - neck)),
         Frustum(x, y, belly_z, top - 2.5, min(belly * 0.85, 4.5), u(2.0, 3.0)),
@@ -112,7 +112,7 @@ def table(rng: np.random.Generator) -> list[Part]:
     deck = u(19.5, 22.0) if jug else u(24.5, 27.0)
     wide, thick = u(6.0, 8.5), u(1.25, 1.6)
     parts: list[Part] = [
-        Frustum(0.0, 0.0, 0.0, foot_top, foot, foot - u(0.0, 0.4)),
+        Frustum(0.0, 0.0, 0.0, foot_top, foot, foot),
         Frustum(0.0, 0.0, 1.0, deck, pole, pole + u(0.0, 0.8)),
     ]
     if rng.random() < 0.5:

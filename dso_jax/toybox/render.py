@@ -17,7 +17,7 @@ from dso_jax.toybox.shapes import RESOLUTION
 IMAGE_SIZE = 32
 VIEW_AZIMUTHS_DEG = (35.0, -35.0, 125.0, -125.0)  # of the camera, from the front (-y) to the right
 ELEVATION_DEG = 20.0
-PIXEL_PITCH = 1.06  # voxels per pixel: a 28 voxel object seen from above still fits
+PIXEL_PITCH = 1.13  # voxels per pixel: no object reaches the edge of its picture
 RAY_STEPS = 64
 RAY_STEP = 0.65  # voxels; the rays span a little more than any object's depth
 
