@@ -1,0 +1,22 @@
+"""Rigid bodies from meshes or occupancy, dropped in MuJoCo MJX, and how they came to rest."""
+
+from sim_mjx.bodies import BodyError, HullPolygons, Provenance, RigidBody, concatenate, stack
+from sim_mjx.drop import drop
+from sim_mjx.occupancy import bodies_from_occupancy
+from sim_mjx.protocol import PRESETS, Protocol, ProtocolError
+from sim_mjx.rest import Rest
+
+__all__ = [
+    "PRESETS",
+    "BodyError",
+    "HullPolygons",
+    "Protocol",
+    "ProtocolError",
+    "Provenance",
+    "Rest",
+    "RigidBody",
+    "bodies_from_occupancy",
+    "concatenate",
+    "drop",
+    "stack",
+]

@@ -1,0 +1,155 @@
+"""RigidBody: a batch of different objects, ready to be dropped.
+
+Legend: B objects, K support points (a bucket size), P hull polygons, V entries of the flat
+polygon tables. Contact with a plane only ever sees the convex hull, so support points and,
+optionally, the hull's polygons stand for the whole shape.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+from sim_mjx import rotations
+
+
+class BodyError(ValueError):
+    """An object that cannot be simulated.
+
+    Attributes:
+        reason: short code that is stored with the `invalid` label.
+    """
+
+    def __init__(self, reason: str, message: str):
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclasses.dataclass(frozen=True)
+class Provenance:
+    """Where a body came from and how it was made.
+
+    Attributes:
+        source: path or description of the input.
+        sha256: digest of the input file's bytes, empty for bodies made in memory.
+        inertia: the mode that made mass and inertia (`legacy`, `exact`, `convex`, `voxel`).
+        fallback: why `inertia` is not the mode that was asked for, or None.
+        hull_points: vertices that matter before reduction to support points.
+        components: connected solid parts, where they were counted.
+        volume: volume behind the mass, m^3.
+    """
+
+    source: str = ""
+    sha256: str = ""
+    inertia: str = ""
+    fallback: str | None = None
+    hull_points: int = 0
+    components: int | None = None
+    volume: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class HullPolygons:
+    """Flat faces of the hull and, per point, the faces that meet there (C MuJoCo 4's contact rule).
+
+    Lists of varying length are stored flat, with a start and a count; unused entries are zero.
+
+    Attributes:
+        normals: outward unit normals in the inertial frame.
+        corners: point indices of polygon p are corners[corner_start[p]:][:corner_count[p]].
+        incident: polygon indices at point k are incident[incident_start[k]:][:incident_count[k]].
+    """
+
+    normals: Float[np.ndarray, "B P 3"]
+    corner_start: Int[np.ndarray, "B P"]
+    corner_count: Int[np.ndarray, "B P"]
+    corners: Int[np.ndarray, "B V"]
+    incident_start: Int[np.ndarray, "B K"]
+    incident_count: Int[np.ndarray, "B K"]
+    incident: Int[np.ndarray, "B V"]
+
+
+@dataclasses.dataclass(frozen=True)
+class RigidBody:
+    """A batch of rigid bodies. The body frame is the upright start frame: z up.
+
+    Attributes:
+        points: support points in the inertial frame (origin at the centre of mass, principal axes),
+            padded by repeating real points.
+        mass: kg.
+        com: centre of mass in the body frame, m.
+        inertia: principal moments about the centre of mass, kg m^2.
+        inertia_quat: wxyz, takes inertial-frame vectors to the body frame.
+        polygons: the hull's polygons, or None for bodies that only have points.
+        provenance: one entry an object; not part of the numbers that JAX sees.
+    """
+
+    points: Float[np.ndarray, "B K 3"]
+    mass: Float[np.ndarray, "B"]
+    com: Float[np.ndarray, "B 3"]
+    inertia: Float[np.ndarray, "B 3"]
+    inertia_quat: Float[np.ndarray, "B 4"]
+    polygons: HullPolygons | None = None
+    provenance: tuple[Provenance, ...] = ()
+
+    def __len__(self) -> int:
+        return self.mass.shape[0]
+
+    def __getitem__(self, index) -> RigidBody:
+        """Selects objects by slice, integer (kept as a batch of one), mask or index array."""
+        if isinstance(index, int | np.integer):
+            count = len(self)
+            if not -count <= index < count:
+                raise IndexError(f"object {index} of a batch of {count}")
+            index = slice(index % count, index % count + 1)
+        chosen = np.arange(len(self))[index]
+        picked = jax.tree.map(lambda leaf: leaf[chosen], dataclasses.replace(self, provenance=()))
+        provenance = tuple(self.provenance[i] for i in chosen) if self.provenance else ()
+        return dataclasses.replace(picked, provenance=provenance)
+
+    def body_points(self) -> Float[np.ndarray, "B K 3"]:
+        """Support points in the body frame, float64."""
+        matrix = rotations.to_matrix(np.asarray(self.inertia_quat))
+        points = np.einsum("bij,bkj->bki", matrix, np.asarray(self.points, np.float64))
+        return points + np.asarray(self.com, np.float64)[:, None]
+
+    def size(self) -> Float[np.ndarray, "B"]:
+        """Object size: the longest side of the bounding box in the body frame, m."""
+        points = self.body_points()
+        return (points.max(axis=1) - points.min(axis=1)).max(axis=1)
+
+
+_POLYGON_FIELDS = [field.name for field in dataclasses.fields(HullPolygons)]
+jax.tree_util.register_dataclass(HullPolygons, data_fields=_POLYGON_FIELDS, meta_fields=[])
+jax.tree_util.register_dataclass(
+    RigidBody,
+    data_fields=["points", "mass", "com", "inertia", "inertia_quat", "polygons"],
+    meta_fields=["provenance"],
+)
+
+
+def concatenate(batches: Sequence[RigidBody]) -> RigidBody:
+    """Joins batches of one shape bucket.
+
+    Raises:
+        ValueError: if the batches differ in bucket, or if there is none.
+    """
+    if not batches:
+        raise ValueError("concatenate: expected at least one batch of bodies")
+    plain = [dataclasses.replace(batch, provenance=()) for batch in batches]
+    structures = {jax.tree.structure(batch) for batch in plain}
+    shapes = {tuple(leaf.shape[1:] for leaf in jax.tree.leaves(batch)) for batch in plain}
+    if len(structures) > 1 or len(shapes) > 1:
+        raise ValueError("concatenate: bodies are of different shape buckets")
+    joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *plain)
+    entries = [batch.provenance or (Provenance(),) * len(batch) for batch in batches]
+    return dataclasses.replace(joined, provenance=sum(entries, ()))
+
+
+def stack(bodies: Sequence[RigidBody]) -> RigidBody:
+    """Joins single bodies into one batch; the same as `concatenate`."""
+    return concatenate(bodies)

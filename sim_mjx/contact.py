@@ -1,0 +1,102 @@
+"""Contact rules between a convex body and the ground, as plane-mesh colliders for MJX.
+
+A rule picks at most four support points. MJX looks colliders up in a table while it traces, so
+`plane_mesh_rule` swaps ours in for the time of a trace and puts the stock entry back.
+
+Legend: K support points, 4 contacts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+from mujoco import mjtGeom
+
+from sim_mjx.mjx_import import collision_driver
+
+CONTACTS = 4
+# Ground normal, in the first row of a contact frame, and two tangents.
+_FRAME = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (-1.0, 0.0, 0.0))
+_PAIR = (int(mjtGeom.mjGEOM_PLANE), int(mjtGeom.mjGEOM_MESH))  # keys are integer enums
+_BODY_GEOM = 1  # geom 0 is the ground
+_trace_lock = threading.Lock()
+
+# Geom rotation (3, 3) and heights of the points over the ground (K,) -> indices (4,), valid (4,).
+Rule = Callable[
+    [Float[Array, "3 3"], Float[Array, "K"]], tuple[Int[Array, "4"], Bool[Array, "4"]]
+]
+
+
+@contextlib.contextmanager
+def plane_mesh_rule(points: Float[Array, "K 3"], rule: Rule) -> Iterator[None]:
+    """While open, MJX traces plane-mesh contact with `points` (geom frame) and `rule`."""
+
+    def collide(model, data, key, geom):
+        del model, key, geom  # one ground, one body: its points are closed over
+        position, matrix = data.geom_xpos[_BODY_GEOM], data.geom_xmat[_BODY_GEOM]
+        heights = points @ matrix[2] + position[2]
+        index, valid = rule(matrix, heights)
+        distance = jnp.where(valid, heights[index], 1.0)
+        world = points[index] @ matrix.T + position
+        # A contact sits halfway between the two surfaces.
+        middle = world - 0.5 * distance[:, None] * jnp.array(_FRAME[0])
+        return distance, middle, jnp.broadcast_to(jnp.array(_FRAME), (CONTACTS, 3, 3))
+
+    collide.ncon = CONTACTS
+    with _trace_lock:
+        stock = collision_driver._COLLISION_FUNC[_PAIR]
+        collision_driver._COLLISION_FUNC[_PAIR] = collide
+        try:
+            yield
+        finally:
+            collision_driver._COLLISION_FUNC[_PAIR] = stock
+
+
+def skin_rule(points: Float[Array, "K 3"], depth: Float[Array, ""]) -> Rule:
+    """The deepest point and those at most `depth` above it, thinned to four."""
+
+    def rule(matrix, heights):
+        near = heights < heights.min() + depth
+        return largest_quad(points, near, jnp.argmin(heights), matrix[2])
+
+    return rule
+
+
+def largest_quad(
+    points: Float[Array, "N 3"],
+    allowed: Bool[Array, "N"],
+    first: Int[Array, ""],
+    normal: Float[Array, "3"],
+) -> tuple[Int[Array, "4"], Bool[Array, "4"]]:
+    """Greedy choice of up to four allowed points around `first` that span a large area.
+
+    Args:
+        points: in any frame.
+        allowed: points to choose from; holds `first`.
+        first: index that is always kept.
+        normal: direction along which areas are seen, in the same frame.
+
+    Returns:
+        Indices, and which of them are distinct choices.
+    """
+    forbidden = jnp.where(allowed, 0.0, -jnp.inf)
+    a = points[first]
+    from_a = points - a
+    second = jnp.argmax((from_a * from_a).sum(axis=-1) + forbidden)
+    b = points[second]
+    # Signed area of (a, b, p), seen along the normal: the largest on each side of the line ab.
+    area = from_a @ jnp.cross(normal, b - a)
+    third = jnp.argmax(area + forbidden)
+    fourth = jnp.argmax(-area + forbidden)
+    index = jnp.stack([first, second, third, fourth])
+    new_second = second != first
+    valid = jnp.stack(
+        [jnp.array(True), new_second, new_second & (area[third] > 0), new_second & (area[fourth] < 0)]
+    )
+    return index, valid
+

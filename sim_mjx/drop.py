@@ -1,0 +1,204 @@
+"""The drop: any number of different bodies through a fixed number of simulation slots.
+
+A pool is S slots of one shape bucket. One compiled program refills finished slots, advances all of
+them to the next check and tests which are quiet; shapes never change, so a bucket is traced once
+however many objects pass. On a CPU each core drives its own pool, because one pool does not
+saturate two cores; on an accelerator there is one large pool.
+
+Legend: S slots, B bodies, K support points.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import functools
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from sim_mjx import world
+from sim_mjx.bodies import RigidBody
+from sim_mjx.protocol import Protocol
+from sim_mjx.rest import Rest
+
+CPU_SLOTS = 64  # fits the core's cache; more is slower a step
+ACCELERATOR_SLOTS = 8192
+
+Progress = Callable[[int], None]
+
+
+class Pool(NamedTuple):
+    """Everything that lives in the slots."""
+
+    body: world.Body
+    state: world.State
+    steps: Int[Array, "S"]
+    quiet: Int[Array, "S"]  # quiet checks in a row
+
+
+class Outcome(NamedTuple):
+    """What the host needs to know of each slot after a check."""
+
+    pose: Float[Array, "S 7"]
+    steps: Int[Array, "S"]
+    at_rest: Bool[Array, "S"]
+    finished: Bool[Array, "S"]
+
+
+def drop(
+    bodies: RigidBody,
+    protocol: Protocol,
+    *,
+    reasons: Sequence[str | None] | None = None,
+    slots: int | None = None,
+    progress: Progress | None = None,
+) -> Rest:
+    """Drops every body and says how it ended.
+
+    Args:
+        bodies: one shape bucket, any number of objects.
+        protocol: what is simulated.
+        reasons: per object None, or why it is invalid already and must not be simulated.
+        slots: objects simulated side by side in a pool; a shape of the program.
+        progress: called with the number of objects that have just finished.
+
+    Returns:
+        One entry an object, in order. A result does not depend on the other objects of the batch.
+
+    Raises:
+        ValueError: if `reasons` is not one entry an object.
+    """
+    count = len(bodies)
+    reasons = [None] * count if reasons is None else list(reasons)
+    if len(reasons) != count:
+        raise ValueError(f"drop: {len(reasons)} reasons for {count} bodies")
+    accelerator = jax.default_backend() != "cpu"
+    slots = slots or (ACCELERATOR_SLOTS if accelerator else CPU_SLOTS)
+    run = _Run(world.simulation_body(bodies, protocol), reasons, protocol, slots, progress)
+    waiting = len(run.queue)
+    pools = 1 if accelerator else min(_cores(), -(-waiting // slots))
+    if waiting:
+        run.compile()
+        if pools == 1:
+            run.drive()
+        else:
+            with concurrent.futures.ThreadPoolExecutor(pools) as threads:
+                for done in [threads.submit(run.drive) for _ in range(pools)]:
+                    done.result()
+    return Rest.from_states(run.pose[:, :3], run.pose[:, 3:], run.steps, run.at_rest, reasons)
+
+
+def advance(
+    protocol: Protocol, pool: Pool, fresh: world.Body, refill: Bool[Array, "S"]
+) -> tuple[Pool, Outcome]:
+    """Puts fresh bodies where `refill` says, then simulates up to the next check."""
+
+    def choose(new, old):
+        return jnp.where(refill.reshape(refill.shape + (1,) * (new.ndim - 1)), new, old)
+
+    body = jax.tree.map(choose, fresh, pool.body)
+    state = jax.tree.map(choose, world.initial_state(fresh), pool.state)
+    steps, quiet = jnp.where(refill, 0, pool.steps), jnp.where(refill, 0, pool.quiet)
+
+    one = jax.vmap(functools.partial(world.step, protocol))
+    state = jax.lax.fori_loop(0, protocol.check_steps, lambda _, s: one(body, s), state)
+
+    steps = steps + protocol.check_steps
+    speed = jnp.abs(state.qvel).max(axis=-1)
+    quiet = jnp.where(speed < protocol.quiet_speed, quiet + 1, 0)
+    at_rest = quiet >= protocol.quiet_checks
+    minimum = round(protocol.minimum_time / protocol.timestep)
+    finished = (steps >= protocol.steps) | ~jnp.isfinite(speed)
+    if protocol.early_stop:
+        finished |= at_rest & (steps >= minimum)
+    return Pool(body, state, steps, quiet), Outcome(state.qpos, steps, at_rest, finished)
+
+
+@functools.lru_cache(maxsize=64)
+def _program(protocol: Protocol) -> Callable:
+    return jax.jit(functools.partial(advance, protocol), donate_argnums=0)
+
+
+_compiled: dict = {}
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Run:
+    """One call of `drop`: the queue, the results, and the loop that a pool's thread runs."""
+
+    def __init__(self, body, reasons, protocol, slots, progress):
+        self.body, self.protocol, self.slots, self.progress = body, protocol, slots, progress
+        count = len(reasons)
+        self.queue = [i for i in range(count) if reasons[i] is None]
+        self.pose = np.tile(np.array([0, 0, 0, 1, 0, 0, 0], np.float32), (count, 1))
+        self.steps = np.zeros(count, np.int64)
+        self.at_rest = np.zeros(count, bool)
+        self._next = 0
+        self._lock = threading.Lock()
+
+    def compile(self) -> None:
+        """Builds the program before threads start, so that it is traced once."""
+        fresh = self._packet(np.zeros(self.slots, np.int64))
+        pool, refill = self._empty(fresh), np.zeros(self.slots, bool)
+        shapes = jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), (fresh, refill))
+        key = (self.protocol, jax.tree.structure(shapes), tuple(jax.tree.leaves(shapes)))
+        if key not in _compiled:
+            _compiled[key] = _program(self.protocol).lower(pool, fresh, refill).compile()
+        self.advance = _compiled[key]
+
+    def drive(self) -> None:
+        """Runs one pool until the queue is empty and its slots are done."""
+        slots = self.slots
+        index = np.zeros(slots, np.int64)
+        active, refill = np.zeros(slots, bool), np.ones(slots, bool)
+        pool, fresh = None, None
+        while True:
+            if refill.any():
+                taken = self._take(np.flatnonzero(refill))
+                refill = np.zeros(slots, bool)
+                for slot, body in taken:
+                    index[slot], active[slot], refill[slot] = body, True, True
+                if taken or fresh is None:
+                    fresh = jax.device_put(self._packet(index))
+            if not active.any():
+                return
+            pool = self._empty(fresh) if pool is None else pool
+            pool, outcome = self.advance(pool, fresh, refill)
+            refill = self._record(index, active, outcome)
+
+    def _record(self, index, active, outcome: Outcome) -> Bool[np.ndarray, "S"]:
+        done = active & np.asarray(outcome.finished)
+        if done.any():
+            bodies = index[done]
+            self.pose[bodies] = np.asarray(outcome.pose)[done]
+            self.steps[bodies] = np.asarray(outcome.steps)[done]
+            self.at_rest[bodies] = np.asarray(outcome.at_rest)[done]
+            active &= ~done
+            if self.progress is not None:
+                with self._lock:
+                    self.progress(int(done.sum()))
+        return ~active
+
+    def _take(self, free) -> list[tuple[int, int]]:
+        with self._lock:
+            bodies = self.queue[self._next : self._next + len(free)]
+            self._next += len(bodies)
+        return list(zip(free.tolist(), bodies))
+
+    def _packet(self, index) -> world.Body:
+        return jax.tree.map(lambda leaf: np.ascontiguousarray(leaf[index]), self.body)
+
+    def _empty(self, fresh: world.Body) -> Pool:
+        fresh = jax.tree.map(jnp.array, fresh)
+        count = jnp.zeros(self.slots, jnp.int32)
+        return Pool(fresh, world.initial_state(fresh), count, count + 0)

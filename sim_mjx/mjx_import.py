@@ -1,0 +1,10 @@
+"""MJX, imported without the lines it prints where the optional Warp backend is missing."""
+
+import contextlib
+import io
+
+with contextlib.redirect_stdout(io.StringIO()):
+    from mujoco import mjx
+    from mujoco.mjx._src import collision_driver
+
+__all__ = ["collision_driver", "mjx"]

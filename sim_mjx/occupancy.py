@@ -1,0 +1,181 @@
+"""Rigid bodies from occupancy logits, such as a structure decoder's output.
+
+The occupied voxels are a shell; the object is solid. So the interior is filled, mass comes from the
+filled voxels, and the surface lies where the logits cross zero on the edges of the voxel grid. The
+grid spans [-0.5, 0.5] on each axis, z up, index order [x, y, z].
+
+Only the convex hull can touch the ground. A hull vertex on a grid line is the line's first or last
+crossing, which leaves a few hundred candidates; of these we keep the extreme ones along a fixed set
+of directions, dense around "down", where the feet are.
+
+Legend: B objects, R grid resolution, M candidates, D directions (= support points).
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy import ndimage
+
+from sim_mjx import rotations
+from sim_mjx.bodies import BodyError, Provenance, RigidBody, concatenate
+
+DENSITY = 1000.0  # kg/m^3; it cancels in every label
+MAX_POINTS = 256
+# Slopes (horizontal over vertical) of the direction rings around "down". The smallest resolves feet
+# whose heights differ by a thousandth of their distance.
+_RING_SLOPES = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3)
+# Below this extent (m) along an axis the points span no volume worth simulating.
+_FLAT = 1e-4
+
+
+def bodies_from_occupancy(
+    logits, *, max_points: int = MAX_POINTS
+) -> tuple[RigidBody, list[str | None]]:
+    """Makes one body an object, whatever the logits hold.
+
+    Args:
+        logits: (B, R, R, R) or (B, 1, R, R, R), numpy or JAX; occupied where positive.
+        max_points: support points an object; one value is one shape bucket.
+
+    Returns:
+        The batch, and per object None or the reason why its body is a placeholder (`nan_logits`,
+        `empty`, `flat`).
+
+    Raises:
+        ValueError: if the array is not a batch of cubes.
+    """
+    array = np.asarray(logits, np.float32)
+    if array.ndim == 5 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 4 or len(set(array.shape[1:])) != 1:
+        raise ValueError(
+            f"occupancy logits: expected (B, R, R, R) or (B, 1, R, R, R), got {np.shape(logits)}"
+        )
+    if not len(array):
+        raise ValueError("occupancy logits: expected at least one object")
+    bodies, reasons = [], []
+    for volume in array:
+        try:
+            bodies.append(_body(volume, max_points))
+            reasons.append(None)
+        except BodyError as error:
+            bodies.append(placeholder(max_points))
+            reasons.append(error.reason)
+    return concatenate(bodies), reasons
+
+
+def placeholder(max_points: int = MAX_POINTS) -> RigidBody:
+    """A small resting box that stands in for an object without a body."""
+    solid = np.full((8, 8, 8), -1.0, np.float32)
+    solid[2:6, 2:6, 2:6] = 1.0
+    return _body(solid, max_points)
+
+
+def fill_interior(occupied: Bool[np.ndarray, "R R R"]) -> Bool[np.ndarray, "R R R"]:
+    """Solid voxels: all that the grid's border does not reach through empty voxels (6-connected)."""
+    padded = np.pad(~occupied, 1, constant_values=True)
+    labels, _ = ndimage.label(padded)
+    return (labels != labels[0, 0, 0])[1:-1, 1:-1, 1:-1]
+
+
+def surface_candidates(
+    logits: Float[np.ndarray, "R R R"], solid: Bool[np.ndarray, "R R R"]
+) -> Float[np.ndarray, "M 3"]:
+    """First and last surface crossing on every grid line: a superset of the hull's vertices."""
+    resolution = solid.shape[0]
+    found = []
+    for axis in range(3):
+        mask, values = np.moveaxis(solid, axis, 0), np.moveaxis(logits, axis, 0)
+        lines = np.nonzero(mask.any(axis=0))
+        flipped = resolution - 1 - mask[::-1].argmax(axis=0)
+        for sign, index in ((-1, mask.argmax(axis=0)[lines]), (1, flipped[lines])):
+            inside = values[(index, *lines)].astype(np.float64)
+            beyond = index + sign
+            within = (beyond >= 0) & (beyond < resolution)
+            # The surface leaves the grid half a voxel past its last sample.
+            outside = np.where(
+                within, values[(np.clip(beyond, 0, resolution - 1), *lines)], -inside
+            )
+            crossing = index + sign * inside / (inside - outside)
+            coordinates = np.insert(np.stack(lines).astype(np.float64), axis, crossing, axis=0)
+            found.append(coordinates.T)
+    return (np.concatenate(found) + 0.5) / resolution - 0.5
+
+
+@functools.cache
+def support_directions(count: int) -> Float[np.ndarray, "D 3"]:
+    """Unit directions: down, rings around down, and the rest spread over the sphere."""
+    ring = max(6, (9 * count) // (16 * len(_RING_SLOPES)))
+    rows = [[0.0, 0.0, -1.0]]
+    for offset, slope in enumerate(_RING_SLOPES):
+        # Turning each ring lets flat round feet show as many corners as there are directions.
+        angle = 2 * np.pi * (np.arange(ring) + offset / len(_RING_SLOPES)) / ring
+        rows += np.stack([slope * np.cos(angle), slope * np.sin(angle), -np.ones(ring)], 1).tolist()
+    rest = count - len(rows)
+    if rest < 32:
+        raise ValueError(f"max_points: expected at least 80, got {count}")
+    height = 1 - (2 * np.arange(rest) + 1) / rest
+    angle = np.pi * (3 - np.sqrt(5)) * np.arange(rest)
+    radius = np.sqrt(1 - height**2)
+    sphere = np.stack([radius * np.cos(angle), radius * np.sin(angle), height], axis=1)
+    directions = np.concatenate([np.array(rows), sphere])
+    return directions / np.linalg.norm(directions, axis=1, keepdims=True)
+
+
+def _body(logits: Float[np.ndarray, "R R R"], max_points: int) -> RigidBody:
+    if not np.isfinite(logits).all():
+        raise BodyError("nan_logits", "occupancy logits are not finite")
+    solid = fill_interior(logits > 0)
+    count = int(solid.sum())
+    if count == 0:
+        raise BodyError("empty", "no occupied voxel")
+    candidates = surface_candidates(logits, solid)
+    if np.ptp(candidates, axis=0).min() < _FLAT:
+        raise BodyError("flat", "the occupied voxels span no volume")
+    com, tensor = _moments(solid, count)
+    voxel = 1.0 / solid.shape[0]
+    mass = DENSITY * count * voxel**3
+    moments, quaternion = rotations.principal_axes(mass * tensor)
+    chosen = candidates[(support_directions(max_points) @ candidates.T).argmax(axis=1)]
+    points = (chosen - com) @ rotations.to_matrix(quaternion)
+    _, components = ndimage.label(solid)
+    return RigidBody(
+        points=points.astype(np.float32)[None],
+        mass=np.array([mass]),
+        com=com[None],
+        inertia=moments[None],
+        inertia_quat=quaternion[None],
+        provenance=(
+            Provenance(
+                source="occupancy",
+                inertia="voxel",
+                hull_points=len(candidates),
+                components=int(components),
+                volume=count * voxel**3,
+            ),
+        ),
+    )
+
+
+def _moments(
+    solid: Bool[np.ndarray, "R R R"], count: int
+) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3 3"]]:
+    """Centre of mass and the inertia tensor about it of a uniform solid of unit mass."""
+    resolution = solid.shape[0]
+    axis = (np.arange(resolution) + 0.5) / resolution - 0.5
+    # Pairwise marginals hold all first and second moments.
+    xy, xz, yz = (solid.sum(axis=a).astype(np.float64) / count for a in (2, 1, 0))
+    x, y, z = xy.sum(1), xy.sum(0), xz.sum(0)
+    com = np.array([x @ axis, y @ axis, z @ axis])
+    second = np.array(
+        [
+            [x @ axis**2, axis @ xy @ axis, axis @ xz @ axis],
+            [axis @ xy @ axis, y @ axis**2, axis @ yz @ axis],
+            [axis @ xz @ axis, axis @ yz @ axis, z @ axis**2],
+        ]
+    )
+    covariance = second - np.outer(com, com) + np.eye(3) / (12 * resolution**2)
+    return com, np.trace(covariance) * np.eye(3) - covariance

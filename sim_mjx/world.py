@@ -1,0 +1,136 @@
+"""The MJX world of one free body on a plane, with every number of the body left open.
+
+A template model is compiled once a protocol; per object the leaves of mass, inertia and frame are
+replaced and the contact points are handed to the collider, so that `vmap` steps different objects.
+
+Legend: leading S is the batch axis that `vmap` takes away; K support points.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+from jaxtyping import Array, Float
+
+from sim_mjx import contact
+from sim_mjx.bodies import HullPolygons, RigidBody
+from sim_mjx.mjx_import import mjx
+from sim_mjx.protocol import Protocol
+
+
+class State(NamedTuple):
+    """What one body carries from step to step."""
+
+    qpos: Float[Array, "*S 7"]
+    qvel: Float[Array, "*S 6"]
+    warmstart: Float[Array, "*S 6"]
+
+
+class Body(NamedTuple):
+    """What the simulation reads of an object, float32."""
+
+    points: Float[Array, "*S K 3"]
+    mass: Float[Array, "*S"]
+    com: Float[Array, "*S 3"]
+    inertia: Float[Array, "*S 3"]
+    inertia_quat: Float[Array, "*S 4"]
+    start: Float[Array, "*S 3"]  # start position of the body frame
+    skin: Float[Array, "*S"]  # depth of the contact skin, m
+    polygons: HullPolygons | None = None
+
+
+def simulation_body(bodies: RigidBody, protocol: Protocol) -> Body:
+    """The numbers of a batch as the simulation wants them: float32, lowest point at z = 0."""
+    start = start_position(bodies)
+    body = Body(
+        points=np.asarray(bodies.points),
+        mass=bodies.mass,
+        com=bodies.com,
+        inertia=bodies.inertia,
+        inertia_quat=bodies.inertia_quat,
+        start=start,
+        skin=protocol.skin * bodies.size(),
+    )
+    body = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), body)
+    return body._replace(polygons=bodies.polygons if protocol.contact == "c4" else None)
+
+
+def start_position(bodies: RigidBody) -> Float[np.ndarray, "B 3"]:
+    """Start position of each body frame: lowest support point on the ground, x = y = 0."""
+    start = np.zeros((len(bodies), 3))
+    start[:, 2] = -bodies.body_points()[..., 2].min(axis=1)
+    return start
+
+
+@functools.lru_cache(maxsize=16)
+def template(protocol: Protocol) -> mujoco.MjModel:
+    """A plane and one free body with a mesh geom, under the protocol's options."""
+    spec = mujoco.MjSpec()
+    spec.option.timestep = protocol.timestep
+    spec.option.gravity = [0.0, 0.0, -protocol.gravity]
+    spec.option.iterations = protocol.solver_iterations
+    spec.option.ls_iterations = protocol.linesearch_iterations
+    # Without joint damping the implicit damping term is zero; it would factorise the mass twice.
+    spec.option.disableflags = int(mujoco.mjtDisableBit.mjDSBL_EULERDAMP)
+    friction = [protocol.friction, 0.005, 0.0001]
+    spec.worldbody.add_geom(
+        type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0.0, 0.0, 1.0], friction=friction
+    )
+    # The template's own mesh is never touched: the collider brings its points.
+    corners = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float64)
+    spec.add_mesh(name="body", uservert=corners.ravel())
+    body = spec.worldbody.add_body(name="body")
+    body.add_freejoint()
+    body.add_geom(type=mujoco.mjtGeom.mjGEOM_MESH, meshname="body", friction=friction)
+    return spec.compile()
+
+
+@functools.lru_cache(maxsize=16)
+def _mjx_template(protocol: Protocol) -> tuple[mjx.Model, mjx.Data]:
+    model = template(protocol)
+    with jax.ensure_compile_time_eval():  # may be called while a program is traced
+        return mjx.put_model(model, impl="jax"), mjx.make_data(model, impl="jax")
+
+
+def initial_state(body: Body) -> State:
+    """Upright and at rest at the start position; batched or not."""
+    batch = body.start.shape[:-1]
+    upright = jnp.broadcast_to(jnp.array([1.0, 0.0, 0.0, 0.0]), (*batch, 4))
+    pose = jnp.concatenate([body.start, upright], axis=-1)
+    return State(pose, jnp.zeros((*batch, 6)), jnp.zeros((*batch, 6)))
+
+
+def step(protocol: Protocol, body: Body, state: State) -> State:
+    """One `mjx.step` of one body; vmap it over bodies and states.
+
+    Matrix products run at full precision here and only here: TF32 moves tilts by degrees.
+    """
+    model, data = _mjx_template(protocol)
+    model = model.tree_replace(
+        {
+            "body_mass": model.body_mass.at[1].set(body.mass),
+            "body_inertia": model.body_inertia.at[1].set(body.inertia),
+            "body_ipos": model.body_ipos.at[1].set(body.com),
+            "body_iquat": model.body_iquat.at[1].set(body.inertia_quat),
+            # Contacts read the translational entry, which is 1/m for a free body.
+            "body_invweight0": model.body_invweight0.at[1, 0].set(1.0 / body.mass),
+            "geom_pos": model.geom_pos.at[1].set(body.com),
+            "geom_quat": model.geom_quat.at[1].set(body.inertia_quat),
+        }
+    )
+    data = data.replace(qpos=state.qpos, qvel=state.qvel, qacc_warmstart=state.warmstart)
+    if body.polygons is None:
+        rule = contact.skin_rule(body.points, body.skin)
+    else:
+        rule = contact.polygon_rule(body.points, body.polygons)
+    with (
+        jax.default_matmul_precision("highest"),
+        contact.plane_mesh_rule(body.points, rule),
+    ):
+        after = mjx.step(model, data)
+    return State(after.qpos, after.qvel, after.qacc_warmstart)
