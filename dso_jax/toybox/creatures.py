@@ -72,13 +72,13 @@ def flamingo(rng: np.random.Generator) -> list[Part]:
 def giraffe(rng: np.random.Generator) -> list[Part]:
     """A quadruped with a narrow stance and a long neck that reaches over its front feet (+x)."""
     u = rng.uniform
-    length, width = u(1.5, 2.1), u(1.3, 1.6)
-    foot, belly = u(1.0, 1.3), u(1.2, 2.6)
+    length, width = u(1.4, 1.9), u(1.2, 1.5)
+    foot, belly = u(1.0, 1.2), u(0.8, 2.0)
     back = u(10.5, 12.5)
     girth = u(2.2, 2.9)
     top = u(25.5, 28.0)
-    head_x, sway = length + u(1.5, 5.5), u(-2.5, 2.5)
-    head = (head_x, sway, top - 1.9)
+    head_x, sway = length + u(2.0, 6.0), u(-3.0, 3.0)
+    head = (head_x, sway, top - 2.1)
     parts: list[Part] = []
     for sx in (-1.0, 1.0):
         for sy in (-1.0, 1.0):
@@ -86,12 +86,13 @@ def giraffe(rng: np.random.Generator) -> list[Part]:
             parts.append(Box((x, y, 1.25), (foot, foot, 1.25)))
             parts.append(Capsule((x, y, 1.0), (1.2 * x, y, back), 1.2, 1.4))
     parts.append(Capsule((-belly, 0.0, back), (length, 0.0, back + 0.6), girth, girth + 0.2))
-    parts.append(Capsule((length - 0.3, 0.0, back + 0.5), head, u(1.9, 2.4), 1.5))
-    parts.append(Capsule(head, (head_x + u(2.2, 3.6), sway, top - 2.6), 1.9, 1.5))
+    parts.append(Capsule((length - 0.3, 0.0, back + 0.5), head, u(2.0, 2.5), 1.7))
+    parts.append(Capsule(head, (head_x + u(2.2, 3.6), sway, top - 2.6), 2.1, 1.6))
     parts.append(Capsule((-belly - 0.8, 0.0, back), (-belly - 2.0, 0.0, back - 4.0), 1.3, 1.2))
     if rng.random() < 0.5:
         rider = u(2.0, 2.6)
-        parts.append(Ellipsoid((u(-2.5, 0.5), 0.0, back + girth + rider - 0.8), (rider,) * 3))
+        seat = (u(-2.5, 0.5), 0.0, back + girth + rider - 0.8)
+        parts.append(Ellipsoid(seat, (rider, rider, rider)))
     return parts
 
 

@@ -34,10 +34,10 @@ def lamp(rng: np.random.Generator) -> list[Part]:
 def chair(rng: np.random.Generator) -> list[Part]:
     """A chair with four close legs and a tall, heavy back at +y; sometimes arm rests."""
     u = rng.uniform
-    half_x, half_y, leg = u(2.6, 4.2), u(1.7, 2.7), u(1.2, 1.4)
+    half_x, half_y, leg = u(2.4, 3.8), u(1.5, 2.3), u(1.2, 1.4)
     inset_x, inset_y = u(0.0, 1.0), u(0.0, 0.8)
     seat, thick = u(9.5, 12.0), u(1.25, 1.7)
-    top, back, rake = u(25.0, 28.0), u(1.25, 1.9), u(0.5, 3.0)
+    top, back, rake = u(25.0, 28.0), u(1.25, 1.9), u(0.5, 4.0)
     parts: list[Part] = []
     for sx in (-1.0, 1.0):
         for sy in (-1.0, 1.0):
@@ -129,13 +129,13 @@ def table(rng: np.random.Generator) -> list[Part]:
 def tripod(rng: np.random.Generator) -> list[Part]:
     """Three splayed legs with round feet, a column, and a telescope that points anywhere."""
     u = rng.uniform
-    spread, turn, foot = u(2.2, 3.4), u(0.0, TAU / 3.0), u(1.25, 1.5)
+    spread, turn, foot = u(2.0, 3.0), u(0.0, TAU / 3.0), u(1.25, 1.5)
     apex = u(12.0, 15.0)
-    heading, front, rear = u(0.0, TAU), u(5.5, 8.5), u(0.5, 3.0)
+    heading, front, rear = u(0.0, TAU), u(6.0, 9.0), u(0.0, 2.5)
     pitch = u(-0.15, 0.6)
     eye = u(21.0, 23.5)
     cx, cy = math.cos(heading), math.sin(heading)
-    muzzle = (front * cx, front * cy, min(eye + pitch * front, 25.8))
+    muzzle = (front * cx, front * cy, min(eye + pitch * front, 25.0))
     tail = (-rear * cx, -rear * cy, eye - pitch * rear)
     parts: list[Part] = []
     for i in range(3):
