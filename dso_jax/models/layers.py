@@ -5,12 +5,12 @@ Shapes: B batch, L query tokens, S key tokens, H heads, D width, R LoRA rank, N 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+from flax import nnx, traverse_util
 
 from dso_jax.models.config import LoRAConfig
 
@@ -154,3 +154,30 @@ def stack(make: Callable[[nnx.Rngs], M], count: int, rngs: nnx.Rngs) -> M:
     graphdef = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))[0]
     state = jax.vmap(lambda key: nnx.split(make(nnx.Rngs(key)))[1])(jax.random.split(rngs.params(), count))
     return nnx.merge(graphdef, state)
+
+
+def skeleton(make: Callable[[], nnx.Module]) -> tuple[nnx.GraphDef, frozenset[str]]:
+    """A module's structure and the paths of its leaves ("a/b/c"), without allocating it."""
+    graphdef, state = nnx.split(nnx.eval_shape(make))
+    return graphdef, frozenset(_paths(nnx.to_pure_dict(state)))
+
+
+def fill(model: tuple[nnx.GraphDef, frozenset[str]], params: dict) -> nnx.Module:
+    """The module of a `skeleton` with `params` as its leaves.
+
+    `nnx.merge` alone pairs the leaves of a plain tree by their order, whatever they are called.
+
+    Raises:
+      ValueError: names the leaves that are missing or left over.
+    """
+    graphdef, expected = model
+    given = set(_paths(params))
+    if given != expected:
+        parts = {"missing": expected - given, "unexpected": given - expected}
+        text = "; ".join(f"{kind} {', '.join(sorted(n))}" for kind, n in parts.items() if n)
+        raise ValueError(f"the parameters do not fit the model: {text}")
+    return nnx.merge(graphdef, params)
+
+
+def _paths(tree: dict) -> Iterable[str]:
+    return traverse_util.flatten_dict(tree, sep="/")

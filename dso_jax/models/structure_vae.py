@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from dso_jax.models.config import DecoderConfig, EncoderConfig
-from dso_jax.models.layers import Dtype, Float32LayerNorm
+from dso_jax.models.layers import Dtype, Float32LayerNorm, fill, skeleton
 
 EPS = 1e-5
 
@@ -157,8 +157,10 @@ _CLASSES = {DecoderConfig: SparseStructureDecoder, EncoderConfig: SparseStructur
 
 
 @functools.cache
-def _graphdef(config: DecoderConfig | EncoderConfig, dtype: str) -> nnx.GraphDef:
-    return nnx.split(nnx.eval_shape(lambda: _CLASSES[type(config)](config, dtype=dtype, rngs=nnx.Rngs(0))))[0]
+def _skeleton(
+    config: DecoderConfig | EncoderConfig, dtype: str
+) -> tuple[nnx.GraphDef, frozenset[str]]:
+    return skeleton(lambda: _CLASSES[type(config)](config, dtype=dtype, rngs=nnx.Rngs(0)))
 
 
 def _init(config: DecoderConfig | EncoderConfig, key: jax.Array) -> dict:
@@ -166,7 +168,7 @@ def _init(config: DecoderConfig | EncoderConfig, key: jax.Array) -> dict:
 
 
 def _apply(config, params: dict, x: jax.Array, dtype: Dtype) -> jax.Array:
-    model = nnx.merge(_graphdef(config, jnp.dtype(dtype).name), params)
+    model = fill(_skeleton(config, jnp.dtype(dtype).name), params)
     return jnp.moveaxis(model(jnp.moveaxis(x, 1, -1)), -1, 1)
 
 

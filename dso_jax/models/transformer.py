@@ -16,7 +16,16 @@ from jaxtyping import Array, Float
 
 from dso_jax.models import attention as attention_backends
 from dso_jax.models.config import FlowConfig, LoRAConfig
-from dso_jax.models.layers import Attention, Dtype, Float32LayerNorm, Linear, Mlp, stack
+from dso_jax.models.layers import (
+    Attention,
+    Dtype,
+    Float32LayerNorm,
+    Linear,
+    Mlp,
+    fill,
+    skeleton,
+    stack,
+)
 
 FREQUENCIES = 256  # width of the sinusoidal time embedding
 REMAT_POLICIES = {
@@ -162,11 +171,11 @@ def init_flow(config: FlowConfig, key: jax.Array, lora: LoRAConfig | None = None
 
 
 @functools.cache
-def _graphdef(config, lora, remat, backend, dtype) -> nnx.GraphDef:
+def _skeleton(config, lora, remat, backend, dtype) -> tuple[nnx.GraphDef, frozenset[str]]:
     if remat not in REMAT_POLICIES:
         raise ValueError(f"remat {remat!r}: expected one of {', '.join(REMAT_POLICIES)}")
     options = dict(lora=lora, remat=remat, backend=backend, dtype=dtype)
-    return nnx.split(nnx.eval_shape(lambda: SparseStructureFlow(config, **options, rngs=nnx.Rngs(0))))[0]
+    return skeleton(lambda: SparseStructureFlow(config, **options, rngs=nnx.Rngs(0)))
 
 
 def apply_flow(
@@ -191,5 +200,5 @@ def apply_flow(
     """
     name = jnp.dtype(dtype).name
     backend = attention_backends.resolve(attention, name)
-    model = nnx.merge(_graphdef(config, lora, remat, backend, name), params)
+    model = fill(_skeleton(config, lora, remat, backend, name), params)
     return model(x, t * 1000.0, cond)
