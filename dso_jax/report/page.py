@@ -18,11 +18,12 @@ from dso_jax.statistics import Interval
 # Metric of training -> title of its chart; drawn where a run logged it.
 CURVES = {
     "loss": "Loss",
-    "accuracy": "Pairs ranked right (implicit accuracy)",
-    "margin": "Margin between winner and loser",
-    "drift_win": "Drift of the winner's error from the reference",
+    "implicit_accuracy": "Pairs ranked right (implicit accuracy)",
+    "margin": "Margin: how much more the loser's error grew",
+    "win_drift": "Winner's error, change from the reference",
+    "lose_drift": "Loser's error, change from the reference",
     "grad_norm": "Gradient norm",
-    "eval_stable": "Held-out samples that stand (during training)",
+    "stable": "Held-out samples that stand",
 }
 
 
@@ -113,8 +114,7 @@ def _headline(results: Mapping, colours: Mapping[str, int]) -> str:
         f"<p>{results['samples']} samples of {results['objects']} held-out objects, each dropped "
         "in the simulator. Every method starts from the same noise, so differences are paired; "
         "intervals are bootstraps that resample objects. Fixed: fell before and stands now. "
-        "Broken: the reverse.</p>"
-        f'<div class="card scroll">{_table(head, body)}</div>'
+        "Broken: the reverse.</p>" + _scroll(_table(head, body), "comparison")
     )
 
 
@@ -138,8 +138,12 @@ def _gallery(gallery: Sequence[Exhibit], methods: Sequence[str]) -> str:
         "where it came to rest</label>"
         '<label><input type="radio" name="pose" id="show-start"> as it was put down</label>'
         "</fieldset>"
-        f'<div class="card scroll" tabindex="0" aria-label="pictures"><table class="gallery">'
-        f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></section>"
+        + _scroll(
+            f'<table class="gallery"><thead><tr>{head}</tr></thead>'
+            f"<tbody>{''.join(rows)}</tbody></table>",
+            "pictures",
+        )
+        + "</section>"
     )
 
 
@@ -180,7 +184,7 @@ def _guards(methods: Mapping[str, dict]) -> str:
     return (
         "<h2>Guards</h2><p>Ways to stand that would not count: growing a broad foot, shrinking, "
         "ignoring the image, falling apart, or making nothing at all. Means over all samples, "
-        f'and their change from the base.</p><div class="card scroll">{_table(head, body)}</div>'
+        "and their change from the base.</p>" + _scroll(_table(head, body), "guards")
     )
 
 
@@ -189,7 +193,7 @@ def _training(curves: Mapping[str, Sequence[Mapping]], colours: Mapping[str, int
     for metric, heading in CURVES.items():
         series = []
         for name, rows in curves.items():
-            points = [(row["step"], row[metric]) for row in rows if metric in row]
+            points = [(r["step"], r[metric]) for r in rows if r.get(metric) is not None]
             if points:
                 x, y = zip(*points, strict=True)
                 series.append(charts.Series(title(name), colours[name], x, y))
@@ -212,7 +216,7 @@ def _seeds(results: Mapping) -> str:
         for run in results["runs"]
     ]
     head = ["seed", "method", "stand, %", "difference from base, points", "IoU"]
-    return f'<h2>Each seed</h2><div class="card scroll">{_table(head, body)}</div>'
+    return "<h2>Each seed</h2>" + _scroll(_table(head, body), "each seed")
 
 
 def _origin(results: Mapping) -> str:
@@ -239,6 +243,13 @@ def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
         for row in body
     )
     return f"<table><thead><tr>{columns}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def _scroll(content: str, name: str) -> str:
+    """A card that scrolls sideways on a narrow screen, with the keyboard too."""
+    return (
+        f'<div class="card scroll" tabindex="0" role="region" aria-label="{name}">{content}</div>'
+    )
 
 
 def _image(data: bytes, text: str, style: str) -> str:
