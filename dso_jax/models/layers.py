@@ -1,4 +1,4 @@
-"""Layers the TRELLIS models share: a linear with an optional LoRA branch, norms, attention, stacking.
+"""Layers the TRELLIS models share: linears with a LoRA branch, norms, attention, stacking.
 
 Shapes: B batch, L query tokens, S key tokens, H heads, D width, R LoRA rank, N stacked blocks.
 """
@@ -42,7 +42,9 @@ class Linear(nnx.Linear):
         if lora:
             bound = in_features**-0.5
             shape = (in_features, lora.rank)
-            self.lora_A = nnx.Param(jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound))
+            self.lora_A = nnx.Param(
+                jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound)
+            )
             self.lora_B = nnx.Param(jnp.zeros((lora.rank, out_features)))
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -101,7 +103,7 @@ class MultiHeadRMSNorm(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Multi-head attention: self (one `to_qkv`) or cross (`to_q` and `to_kv` over the condition)."""
+    """Multi-head attention: self (one `to_qkv`) or cross (`to_q`, and `to_kv` of the condition)."""
 
     def __init__(
         self,
@@ -152,7 +154,9 @@ class Attention(nnx.Module):
 def stack(make: Callable[[nnx.Rngs], M], count: int, rngs: nnx.Rngs) -> M:
     """`count` modules as one whose leaves have a leading axis (N, ...), ready for `lax.scan`."""
     graphdef = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))[0]
-    state = jax.vmap(lambda key: nnx.split(make(nnx.Rngs(key)))[1])(jax.random.split(rngs.params(), count))
+    state = jax.vmap(lambda key: nnx.split(make(nnx.Rngs(key)))[1])(
+        jax.random.split(rngs.params(), count)
+    )
     return nnx.merge(graphdef, state)
 
 

@@ -6,7 +6,8 @@ A parameter's path is its keys joined by "/", for example `blocks/self_attn/to_q
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +21,10 @@ FIXED = ("pos_emb",)  # a table, not a weight: never trained, whatever the patte
 
 
 def _flat(params: dict) -> dict[str, jax.Array]:
-    return traverse_util.flatten_dict(params, sep="/")
+    return traverse_util.flatten_dict(params, sep="/")  # type: ignore[return-value]
 
 
-def _nested(flat: dict[str, jax.Array]) -> dict:
+def _nested(flat: Mapping[str, Any]) -> dict:
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
@@ -44,7 +45,7 @@ def trainable_mask(params: dict, patterns: Iterable[str]) -> dict:
     patterns = list(patterns)
     if not patterns:
         raise ValueError("trainable: no pattern given, nothing would train")
-    flat = {path: False for path in _flat(params)}
+    flat = dict.fromkeys(_flat(params), False)
     for pattern in patterns:
         if pattern == "lora":
             hits = [path for path in flat if _is_lora(path)]
@@ -54,7 +55,9 @@ def trainable_mask(params: dict, patterns: Iterable[str]) -> dict:
             try:
                 hits = [path for path in flat if re.search(pattern, path)]
             except re.error as error:
-                raise ValueError(f"trainable: {pattern!r} is no regular expression: {error}") from error
+                raise ValueError(
+                    f"trainable: {pattern!r} is no regular expression: {error}"
+                ) from error
         hits = [path for path in hits if path not in FIXED]
         if not hits:
             raise ValueError(f"trainable: pattern {pattern!r} matches no parameter")
@@ -63,10 +66,12 @@ def trainable_mask(params: dict, patterns: Iterable[str]) -> dict:
 
 
 def partition(params: dict, mask: dict) -> tuple[dict, dict]:
-    """(trainable, frozen): two trees of the same shape, `optax.MaskedNode()` where the other has it."""
+    """(trainable, frozen): two trees, `optax.MaskedNode()` where the other has the leaf."""
 
     def pick(wanted: bool) -> dict:
-        return jax.tree.map(lambda leaf, m: leaf if m == wanted else optax.MaskedNode(), params, mask)
+        return jax.tree.map(
+            lambda leaf, m: leaf if m == wanted else optax.MaskedNode(), params, mask
+        )
 
     return pick(True), pick(False)
 
@@ -115,7 +120,9 @@ def attach(base: dict, config: LoRAConfig, key: jax.Array) -> dict:
         prefix = path.removesuffix("kernel")
         bound = fan_in**-0.5
         key, sub = jax.random.split(key)
-        fresh[prefix + A] = jax.random.uniform(sub, (*lead, fan_in, config.rank), minval=-bound, maxval=bound)
+        fresh[prefix + A] = jax.random.uniform(
+            sub, (*lead, fan_in, config.rank), minval=-bound, maxval=bound
+        )
         fresh[prefix + B] = jnp.zeros((*lead, config.rank, fan_out))
     if missing:
         raise ValueError(f"lora.targets: no linear is called {', '.join(sorted(missing))}")

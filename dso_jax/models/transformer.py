@@ -7,6 +7,7 @@ D width. Source of every constant: microsoft/TRELLIS `SparseStructureFlowModel`.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -69,10 +70,20 @@ class Block(nnx.Module):
     """`ModulatedTransformerCrossBlock`: adaLN self-attention, plain cross-attention, adaLN MLP."""
 
     def __init__(
-        self, config: FlowConfig, lora: LoRAConfig | None, backend: str, dtype: Dtype, rngs: nnx.Rngs
+        self,
+        config: FlowConfig,
+        lora: LoRAConfig | None,
+        backend: str,
+        dtype: Dtype,
+        rngs: nnx.Rngs,
     ):
         width, heads = config.model_channels, config.num_heads
-        shared = dict(lora=lora, backend=backend, dtype=dtype, rngs=rngs)
+        shared: dict[str, Any] = {
+            "lora": lora,
+            "backend": backend,
+            "dtype": dtype,
+            "rngs": rngs,
+        }
         self.norm1 = Float32LayerNorm(width, affine=False, eps=1e-6, rngs=rngs)
         self.self_attn = Attention(width, heads, qk_rms_norm=config.qk_rms_norm, **shared)
         self.norm2 = Float32LayerNorm(width, affine=True, eps=1e-6, rngs=rngs)
@@ -122,9 +133,11 @@ class SparseStructureFlow(nnx.Module):
         if config.share_mod:
             self.adaLN_modulation = modulation(width, jnp.float32, rngs)
         self.pos_emb = nnx.Variable(jnp.asarray(position_embedding(config)))
-        fp32 = dict(dtype=jnp.float32, rngs=rngs)
+        fp32: dict[str, Any] = {"dtype": jnp.float32, "rngs": rngs}
         self.input_layer = Linear(config.in_channels * patch**3, width, **fp32)
-        self.blocks = stack(lambda r: Block(config, lora, backend, self.dtype, r), config.num_blocks, rngs)
+        self.blocks = stack(
+            lambda r: Block(config, lora, backend, self.dtype, r), config.num_blocks, rngs
+        )
         self.final_norm = Float32LayerNorm(width, affine=False, eps=1e-5, rngs=rngs)
         self.out_layer = Linear(width, config.out_channels * patch**3, zero=True, **fp32)
 
@@ -162,19 +175,23 @@ def patchify(x: jax.Array, patch: int) -> jax.Array:
 def unpatchify(h: jax.Array, n: int, patch: int) -> jax.Array:
     """(B, n^3, C p^3) -> (B,C,n p,n p,n p), the inverse of `patchify`."""
     h = h.reshape(h.shape[0], n, n, n, -1, patch, patch, patch)
-    return h.transpose(0, 4, 1, 5, 2, 6, 3, 7).reshape(h.shape[0], -1, n * patch, n * patch, n * patch)
+    return h.transpose(0, 4, 1, 5, 2, 6, 3, 7).reshape(
+        h.shape[0], -1, n * patch, n * patch, n * patch
+    )
 
 
 def init_flow(config: FlowConfig, key: jax.Array, lora: LoRAConfig | None = None) -> dict:
     """Fresh fp32 parameters as nested dicts; block leaves are stacked (N, ...)."""
-    return nnx.to_pure_dict(nnx.split(SparseStructureFlow(config, lora=lora, rngs=nnx.Rngs(key)))[1])
+    return nnx.to_pure_dict(
+        nnx.split(SparseStructureFlow(config, lora=lora, rngs=nnx.Rngs(key)))[1]
+    )
 
 
 @functools.cache
 def _skeleton(config, lora, remat, backend, dtype) -> tuple[nnx.GraphDef, frozenset[str]]:
     if remat not in REMAT_POLICIES:
         raise ValueError(f"remat {remat!r}: expected one of {', '.join(REMAT_POLICIES)}")
-    options = dict(lora=lora, remat=remat, backend=backend, dtype=dtype)
+    options = {"lora": lora, "remat": remat, "backend": backend, "dtype": dtype}
     return skeleton(lambda: SparseStructureFlow(config, **options, rngs=nnx.Rngs(0)))
 
 
@@ -190,10 +207,10 @@ def apply_flow(
     attention: str = "auto",
     dtype: Dtype = jnp.float32,
 ) -> Float[Array, "B C R R R"]:
-    """Velocity v(x_t, t, cond) with t in [0, 1] (multiplied by 1000 here, as upstream's callers do).
+    """Velocity v(x_t, t, cond) with t in [0, 1] (multiplied by 1000 here, upstream by its callers).
 
     Args:
-      params: from `init_flow` or `weight_port`; must hold LoRA leaves if and only if `lora` is given.
+      params: from `init_flow` or `weight_port`; with LoRA leaves if and only if `lora` is given.
       remat: what the backward pass recomputes in each block: "none", "dots" or "full".
       attention: "auto", "xla" or "cudnn".
       dtype: type of the transformer's torso; input and output layers and norms stay fp32.
