@@ -27,20 +27,30 @@ log = logging.getLogger(__name__)
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 RULES = tables.adapter(tables.FLOW)
-# Settings of PEFT that change the function; we have only their neutral values.
+# Settings of PEFT that do not change what a saved adapter computes. Every other one that is set
+# (a rank per layer, DoRA, trained biases, ...) would make it another function, and is refused.
+_HARMLESS = {
+    "auto_mapping",
+    "base_model_name_or_path",
+    "ensure_weight_tying",
+    "eva_config",
+    "inference_mode",
+    "layers_pattern",
+    "lora_alpha",
+    "lora_dropout",
+    "megatron_core",
+    "peft_type",
+    "peft_version",
+    "qalora_group_size",
+    "r",
+    "revision",
+    "target_modules",
+    "task_type",
+}
 _NEUTRAL = {
     "bias": ("none",),
-    "fan_in_fan_out": (False,),
-    "use_dora": (False,),
-    "use_rslora": (False,),
-    "lora_bias": (False,),
-    "modules_to_save": (None, []),
-    "rank_pattern": (None, {}),
-    "alpha_pattern": (None, {}),
-    "layers_to_transform": (None,),
-    "exclude_modules": (None, []),
-    "layer_replication": (None,),
-    "target_parameters": (None, []),
+    # The other initialisations (PiSSA, OLoRA, CorDA, LoftQ) change the base too.
+    "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal"),
 }
 
 
@@ -194,9 +204,10 @@ def _read_config(directory: Path) -> dict[str, Any]:
             raise WeightError(f"{path}: {key} is {settings.get(key)!r}, which is not usable")
     if settings["r"] < 1:
         raise WeightError(f"{path}: r is {settings['r']}, expected at least 1")
-    for key, neutral in _NEUTRAL.items():
-        if key in settings and settings[key] not in neutral:
-            raise WeightError(f"{path}: {key}={settings[key]!r} is not supported")
+    for key, value in settings.items():
+        neutral = value in _NEUTRAL[key] if key in _NEUTRAL else not value
+        if key not in _HARMLESS and not neutral:
+            raise WeightError(f"{path}: {key}={value!r} is not supported")
     return settings
 
 
