@@ -58,11 +58,16 @@ def plane_mesh_rule(points: Float[Array, "K 3"], rule: Rule) -> Iterator[None]:
 
 
 def skin_rule(points: Float[Array, "K 3"], depth: Float[Array, ""]) -> Rule:
-    """The deepest point and those at most `depth` above it, thinned to four."""
+    """The deepest point and those below ground at most `depth` above it, thinned to four.
+
+    Points above ground would carry no force, yet could displace ones that do: the chosen four then
+    alternate from step to step and the object never comes to rest.
+    """
 
     def rule(matrix, heights):
-        near = heights < heights.min() + depth
-        return largest_quad(points, near, jnp.argmin(heights), matrix[2])
+        lowest = heights.min()
+        near = heights < jnp.minimum(lowest + depth, 0.0)
+        return largest_quad(points, near | (heights <= lowest), jnp.argmin(heights), matrix[2])
 
     return rule
 
