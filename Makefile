@@ -9,7 +9,9 @@ VENV ?= .venv
 SEEDS ?= 1
 
 bin := $(VENV)/bin
-pip := $(bin)/python -m pip --disable-pip-version-check install --quiet
+# Bytecode is left to the first import: compiling all of site-packages takes longer than the demo
+# needs for what it uses.
+pip := $(bin)/python -m pip --disable-pip-version-check install -qq --no-compile
 core := $(VENV)/.installed
 dev := $(VENV)/.installed-dev
 

@@ -212,7 +212,7 @@ def save_columns(path: Path, columns: summary.Columns) -> None:
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
-            np.savez_compressed(file, **plain)
+            np.savez_compressed(file, allow_pickle=False, **plain)
 
     write_atomic(path, write)
 

@@ -88,7 +88,11 @@ class Stages:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a whole file or, if killed meanwhile, leaves the old one."""
-    write_atomic(path, lambda temporary: temporary.write_text(text, "utf-8"))
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(text, "utf-8")
+
+    write_atomic(path, write)
 
 
 def _remove(path: Path) -> None:

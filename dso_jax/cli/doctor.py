@@ -11,6 +11,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -24,6 +25,7 @@ OPTIONAL = {
     "torch": ("reading .pt files, parity tests, benchmarks against torch", "dso-jax[torch]"),
     "peft": ("checking exported adapters with PEFT itself", "dso-jax[torch]"),
 }
+ATTENTION: tuple[Literal["xla", "cudnn"], ...] = ("xla", "cudnn")
 TOYBOX_PARTS = ("flow", "decoder", "encoder")
 
 
@@ -57,7 +59,7 @@ def examine() -> dict:
         "platform": platform.platform(),
         "devices": devices,
         "device_error": device_error,
-        "attention": {name: _attention(name) for name in ("xla", "cudnn")} if devices else {},
+        "attention": {name: _attention(name) for name in ATTENTION} if devices else {},
         "compilation_cache": os.environ.get("JAX_COMPILATION_CACHE_DIR") or None,
         "missing": _missing(versions, on_gpu),
         "usable": bool(devices) and all(versions[name] for name in REQUIRED),
@@ -90,7 +92,7 @@ def _memory(device) -> int | None:
     return None if statistics is None else statistics.get("bytes_limit")
 
 
-def _attention(implementation: str) -> str:
+def _attention(implementation: Literal["xla", "cudnn"]) -> str:
     """Runs attention and its gradient at the head size of TRELLIS, in the dtype of training."""
     import jax
     import jax.numpy as jnp

@@ -17,6 +17,7 @@ from PIL import Image
 from scipy import ndimage
 from skimage import measure
 
+UPRIGHT = np.array([1.0, 0.0, 0.0, 0.0])  # the quaternion of the start pose
 LIGHT = np.array([-0.25, -0.85, 1.0]) / np.linalg.norm([-0.25, -0.85, 1.0])
 AMBIENT = 0.5
 SHADOW = 0.38  # darkest shadow, as opacity
@@ -64,7 +65,7 @@ def surface_of_logits(logits: Float[np.ndarray, "R R R"]) -> Surface | None:
     return Surface((vertices - 0.5) / clipped.shape[0] - 0.5, faces.astype(np.int64))
 
 
-def turned(surface: Surface, quaternion: Float[np.ndarray, " 4"] = (1.0, 0.0, 0.0, 0.0)) -> Surface:
+def turned(surface: Surface, quaternion: Float[np.ndarray, " 4"] = UPRIGHT) -> Surface:
     """The surface turned by a unit quaternion (w, x, y, z), then put on the ground."""
     w, *xyz = np.asarray(quaternion, np.float64) / np.linalg.norm(quaternion)
     twice = 2 * np.cross(xyz, surface.vertices)

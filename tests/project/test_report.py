@@ -13,8 +13,7 @@ from PIL import Image
 from dso_jax.report import charts, page, pictures, summary
 from tests.project import example
 
-UPRIGHT = (1.0, 0.0, 0.0, 0.0)
-ON_ITS_SIDE = (np.sqrt(0.5), np.sqrt(0.5), 0.0, 0.0)  # a quarter turn about x
+ON_ITS_SIDE = np.array([1.0, 1.0, 0.0, 0.0]) / np.sqrt(2)  # a quarter turn about x
 
 
 def test_summary_counts_invalid_samples_as_fallen():
@@ -103,7 +102,7 @@ def opaque_rows(quaternion) -> int:
 
 
 def test_what_stands_is_drawn_taller_than_what_lies():
-    assert opaque_rows(UPRIGHT) > 1.5 * opaque_rows(ON_ITS_SIDE)
+    assert opaque_rows(pictures.UPRIGHT) > 1.5 * opaque_rows(ON_ITS_SIDE)
 
 
 def test_a_picture_has_the_colour_a_shadow_and_nothing_else():
