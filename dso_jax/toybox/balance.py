@@ -11,8 +11,9 @@ from jaxtyping import Bool
 def static_margin_deg(solid: Bool[np.ndarray, "x y z"]) -> float:
     """Smallest angle, in degrees, by which the object must turn before it tips.
 
-    The support polygon is the convex hull of the corners of the lowest layer's voxels, the centre
-    of mass that of the solid voxels at uniform density. Negative when the centre of mass lies
+    The support polygon is the convex hull of the centres of the lowest layer's voxels: occupancy
+    becomes a body through the surface between voxel centres, which reaches the ground only under
+    them. The centre of mass is that of the solid voxels at uniform density. Negative when it lies
     outside the polygon: the object falls where it is put down.
 
     Raises:
@@ -37,14 +38,12 @@ def static_margin_deg(solid: Bool[np.ndarray, "x y z"]) -> float:
 
 
 def support_polygon(layer: Bool[np.ndarray, "x y"]) -> list[tuple[float, float]]:
-    """Counter-clockwise convex hull of the corners of a layer's occupied cells."""
-    points: set[tuple[float, float]] = set()
+    """Counter-clockwise convex hull of the centres of a layer's occupied cells."""
+    points: list[tuple[float, float]] = []
     for i in np.flatnonzero(layer.any(axis=1)):
         row = np.flatnonzero(layer[i])
-        for x in (float(i), float(i) + 1.0):
-            points |= {(x, float(row[0])), (x, float(row[-1]) + 1.0)}
-    ordered = sorted(points)
-    return _half_hull(ordered)[:-1] + _half_hull(ordered[::-1])[:-1]
+        points += [(i + 0.5, j + 0.5) for j in dict.fromkeys((int(row[0]), int(row[-1])))]
+    return _half_hull(points)[:-1] + _half_hull(points[::-1])[:-1]
 
 
 def _half_hull(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
