@@ -41,7 +41,7 @@ def run(checkout: Path, ci: str, **tests: str) -> dict[str, int]:
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"],
         cwd=checkout,
         env={name: value for name, value in os.environ.items() if name != "DSO_JAX_DATA"}
-        | {"CI": ci},
+        | {"CI": ci, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
         text=True,
     )
