@@ -93,8 +93,6 @@ class SystemConfig:
     """What the backward pass recomputes in each block: less memory for more time."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the transformer's torso; adapter, optimizer, norms and losses are always float32."""
-    compilation_cache: str = "~/.cache/dso-jax/xla"
-    """Folder of compiled programs, kept between runs; an empty string switches it off."""
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,13 @@ def batches(
     return examples[process::processes].batch(batch_size // processes)
 
 
+def at(steps: grain.MapDataset, step: int) -> dict[str, np.ndarray]:
+    """The batch of one step."""
+    batch = steps[step]
+    assert batch is not None  # nothing is filtered out
+    return batch
+
+
 def iterate(steps: grain.MapDataset, start: int = 0) -> grain.DatasetIterator:
     """Iterate over `batches` from step `start`, reading ahead in the background."""
     iterator = iter(steps.to_iter_dataset(READ))
@@ -137,8 +144,8 @@ def _singles(dataset: Dataset, seed: int) -> grain.MapDataset:
             f"{dataset.folder}: {stable} of {len(labelled)} labelled samples are stable; unpaired "
             "DRO needs both labels"
         )
-    order = grain.MapDataset.source(labelled).seed(seed).shuffle().repeat()
-    return order.map(lambda index: _read_single(dataset, int(index)))
+    order = grain.MapDataset.source(labelled.tolist()).seed(seed).shuffle().repeat()
+    return order.map(lambda index: _read_single(dataset, index))
 
 
 def _read_pair(dataset: Dataset, pair: Pair) -> dict[str, np.ndarray]:

@@ -1,0 +1,1 @@
+"""Everything between a dataset of preferences and a tuned adapter; `train.py` is the recipe."""

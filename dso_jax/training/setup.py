@@ -1,0 +1,69 @@
+"""What precedes the loop: loading, checks that the parts fit together, compilation."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from dso_jax.config import Config
+from dso_jax.errors import UsageError
+from dso_jax.store import Dataset
+from dso_jax.training.policy import Policy
+
+logger = logging.getLogger(__name__)
+
+
+def load_base(config: Config) -> Any:
+    """The published generator `config.base`."""
+    from dso_jax import pretrained  # here, so that a caller with a base of its own needs none
+
+    return pretrained.load(config.base)
+
+
+def check_fit(dataset: Dataset, base: Any) -> None:
+    """Refuse latents or conditions of another shape than the generator's.
+
+    Raises:
+        UsageError: naming meta.json and both shapes.
+    """
+    flow = base.flow_config
+    edge = flow.resolution
+    meta = dataset.folder / "meta.json"
+    expected = (flow.in_channels, edge, edge, edge)
+    if dataset.latent_shape != expected:
+        raise UsageError(
+            f"{meta}: latent_shape is {dataset.latent_shape}, {base.name} takes {expected}"
+        )
+    if dataset.condition_shape[-1] != flow.cond_channels:
+        raise UsageError(
+            f"{meta}: condition_shape is {dataset.condition_shape}, {base.name} takes "
+            f"{flow.cond_channels} channels"
+        )
+    made_by = dataset.meta.get("base_sha256")
+    if made_by not in (None, base.sha256):
+        logger.warning("%s: the samples were made by another generator than %s", meta, base.name)
+
+
+def make_evaluate(
+    config: Config, base: Any, policy: Policy
+) -> Callable[[dict], dict[str, float]] | None:
+    """Held-out evaluation as `config.eval` describes it; None if it is off."""
+    if config.eval.objects == 0 or config.train.eval_every == 0:
+        return None
+    raise NotImplementedError
+
+
+def compile_all(*functions: Any, arguments: tuple) -> list[Callable]:
+    """Compile jitted functions of the same arguments now, and say how long it took."""
+    start = time.monotonic()
+    logger.info("compiling (kept in the compilation cache for the next run) ...")
+    compiled = [function.lower(*arguments).compile() for function in functions]
+    logger.info("compiled in %.1f s", time.monotonic() - start)
+    return compiled
+
+
+def samples_per_step(config: Config) -> int:
+    """Latents that pass forward and backward in one optimizer step."""
+    return config.train.batch_size * (1 if config.objective.name == "sft" else 2)

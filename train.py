@@ -1,0 +1,193 @@
+"""The recipe: config -> mesh -> data -> base -> LoRA -> jitted step -> loop.
+
+    python train.py --config configs/toybox-dro.yaml --optim.learning_rate 1e-4
+
+Every part is a module of `dso_jax`; this file only puts them in order. `main` can be called from
+Python, as the demo and the tests do.
+"""
+
+from __future__ import annotations
+
+import sys
+
+if __name__ == "__main__":
+    # Devices and memory are decided before JAX is imported; `dso train` does that, then calls main.
+    from dso_jax.cli.main import main as dso
+
+    sys.exit(dso(["train", *sys.argv[1:]]))
+
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from dso_jax import config_io, data
+from dso_jax.config import Config
+from dso_jax.models import LoRAConfig, lora
+from dso_jax.store import Dataset
+from dso_jax.training import policy, runs, setup, sharding
+from dso_jax.training.checkpoints import Checkpoints, Origin
+from dso_jax.training.interrupt import stop_on_signal
+from dso_jax.training.metrics import MetricLog, Throughput, check_finite, progress_bar
+from dso_jax.training.optimizer import learning_rate, make_optimizer
+from dso_jax.training.step import init_state, make_diagnose, make_probe, make_step
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a run came to.
+
+    Attributes:
+        params: the policy's parameters after the last step, adapter included.
+        lora: the adapter's configuration; None if the base itself was trained.
+        steps: steps taken since the very start.
+        finished: False after a clean stop by a signal.
+        rows: the lines of metrics.jsonl.
+        best: {"step", "stable"} of the best held-out evaluation; None without one.
+    """
+
+    params: dict
+    lora: LoRAConfig | None
+    steps: int
+    finished: bool
+    rows: list[dict[str, Any]]
+    best: dict[str, Any] | None
+
+
+def main(
+    config: Config,
+    *,
+    base: Any = None,
+    evaluate: Callable[[dict], dict[str, float]] | None = None,
+    devices: Sequence[Any] | None = None,
+) -> Result:
+    """Train, or go on with a run that was interrupted.
+
+    Args:
+        config: the resolved configuration.
+        base: an already loaded generator; `config.base` is loaded otherwise.
+        evaluate: params -> figures of held-out samples, `stable` (a share) among them; by default
+            what `config.eval` describes.
+        devices: to train on; all that are visible by default.
+
+    Raises:
+        UsageError: configuration, data or run folder cannot be used; nothing has been done.
+        NonFiniteError: too many steps in a row without a finite loss and gradient.
+    """
+    # ---------------------------------------------------------------- what there is to train
+    config_io.check(config)
+    train, objective = config.train, config.objective
+    mesh = sharding.make_mesh(devices)
+    logger.info(sharding.check_batch(train.batch_size, train.accumulation, mesh))
+    dataset = Dataset(config.data)
+    batches = data.batches(
+        dataset,
+        train.batch_size,
+        train.seed,
+        pairing=objective.pairing,
+        process=jax.process_index(),
+        processes=jax.process_count(),
+    )
+    base = setup.load_base(config) if base is None else base
+    setup.check_fit(dataset, base)
+    adapter_key, step_key = jax.random.split(jax.random.key(train.seed))
+    model, trainable, weights = policy.build(config, base, adapter_key)
+    if evaluate is None:
+        evaluate = setup.make_evaluate(config, base, model)
+    folder = runs.open_run(config)
+
+    # ---------------------------------------------------------------- fresh or resumed
+    everywhere = sharding.replicated(mesh)
+    optimizer, rate = make_optimizer(config.optim), learning_rate(config.optim)
+    weights = jax.device_put(weights, everywhere)
+    state = jax.device_put(init_state(trainable, optimizer), everywhere)
+    origin = Origin(base.sha256, dataset.fingerprint)
+    checkpoints = Checkpoints(folder / "checkpoints", origin, train.keep)
+    position, best = 0, None
+    restored = checkpoints.restore(state, everywhere)
+    if restored is not None:
+        state, saved = restored
+        position, best = saved["position"], saved["best"]
+        logger.info("%s: resumed at step %d", folder, position)
+
+    # ---------------------------------------------------------------- compile
+    batch = sharding.to_device(data.at(batches, position), mesh)
+    step_fn, probe_fn = setup.compile_all(
+        make_step(model, objective, optimizer, rate, train.accumulation, mesh),
+        make_probe(model, objective, train.accumulation, mesh),
+        arguments=(state, weights, batch, step_key),
+    )
+    diagnose = make_diagnose(objective, mesh)
+
+    # ---------------------------------------------------------------- what a run leaves behind
+    first = jax.process_index() == 0
+    log = MetricLog(folder / "metrics.jsonl", position, active=first)
+
+    def write_adapter(name: str, figures: dict[str, Any]) -> None:
+        if first and model.lora is not None:
+            texts = {"objective": objective.name} | {k: str(v) for k, v in figures.items()}
+            params = lora.combine(state.trainable, weights.frozen)
+            runs.write_adapter(folder / name, params, model.lora, base.sha256, texts)
+
+    def look() -> float | None:
+        """Evaluate on held-out objects, keep the adapter if it is the best; the stable share."""
+        nonlocal best
+        if evaluate is None:
+            return None
+        figures = evaluate(lora.combine(state.trainable, weights.frozen))
+        row = log.write("eval", position, figures)
+        logger.info("step %d, held out: %.1f %% stable", position, 100 * row["stable"])
+        if best is None or row["stable"] > best["stable"]:
+            best = {"step": position, "stable": row["stable"]}
+            write_adapter("adapter-best", best)
+        return row["stable"]
+
+    def save(score: float | None) -> None:
+        run = {"position": position, "best": best, "config": dataclasses.asdict(config)}
+        checkpoints.save(state, run, score)
+
+    # ---------------------------------------------------------------- the loop
+    iterator = data.iterate(batches, position)
+    with (
+        stop_on_signal() as stop,
+        progress_bar(objective.name.upper(), position, train.steps, first) as progress,
+    ):
+        if position == 0 and train.eval_every:
+            look()
+        speed = Throughput(setup.samples_per_step(config))
+        while position < train.steps and not stop.requested:
+            batch = sharding.to_device(next(iterator), mesh)
+            logged = position % train.log_every == 0 or position == train.steps - 1
+            probed = probe_fn(state, weights, batch, step_key) if logged else None
+            state, stats = step_fn(state, weights, batch, step_key)
+            position += 1
+            speed.tick()
+            if probed is not None:
+                values = jax.device_get(diagnose(*probed) | stats) | {"samples_per_s": speed.rate()}
+                row = log.write("train", position - 1, values)
+                check_finite(row, train.max_skipped)
+                progress(position, f"loss {row['loss']:.4f}  {row['samples_per_s']:.1f} samples/s")
+            last = position == train.steps
+            with speed.pause():
+                score = None
+                if train.eval_every and (last or position % train.eval_every == 0):
+                    score = look()
+                due = last or stop.requested or position % train.checkpoint_every == 0
+                if due or score is not None:
+                    save(score)
+            progress(position)
+
+    # ---------------------------------------------------------------- the end
+    finished = position >= train.steps
+    if finished:
+        write_adapter("adapter", {"step": position})
+    else:
+        logger.warning("stopped at step %d; the same command goes on from there", position)
+    log.close()
+    checkpoints.close()
+    params = lora.combine(state.trainable, weights.frozen)
+    return Result(params, model.lora, position, finished, log.rows, best)
