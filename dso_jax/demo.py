@@ -12,14 +12,14 @@ import importlib.metadata
 import json
 import logging
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from dso_jax.errors import UsageError
-from dso_jax.report import page, summary
+from dso_jax.report import gallery, page, summary
 from dso_jax.shards import write_atomic
 from dso_jax.stages import Stages, write_text
 
@@ -82,13 +82,11 @@ class Work(Protocol):
         ...
 
     def evaluate(self, seed: int, adapter: Path | None) -> summary.Columns:
-        """Samples, drops and measures the held-out objects; the base if there is no adapter."""
-        ...
+        """Samples, drops and measures the held-out objects; the base if there is no adapter.
 
-    def exhibits(
-        self, seed: int, rows: Sequence[int], adapters: Mapping[str, Path | None]
-    ) -> list[page.Exhibit]:
-        """Draws the evaluation's samples number `rows`, for each method."""
+        Returns:
+            The columns that `summary` takes, and what `gallery.keep` returns.
+        """
         ...
 
 
@@ -124,9 +122,9 @@ def run(config: DemoConfig, work: Work, command: str = "dso demo") -> dict:
     write_text(config.out / "summary.json", json.dumps(results, indent=2) + "\n")
     logger.info("[%d/%d] report", config.seeds * per_seed + 1, config.seeds * per_seed + 1)
     rows = pick(columns[0][summary.BASE], config.exhibits)
-    adapters = {name: adapter_of(config.out, 0, name) for name in (summary.BASE, *METHODS)}
-    curves = {name: read_metrics(a.parent) for name, a in adapters.items() if a is not None}
-    html = page.render(results, curves, work.exhibits(0, rows, adapters))
+    shapes = {name: load(evaluation_of(config.out, 0, name)) for name in (summary.BASE, *METHODS)}
+    curves = {name: read_metrics(seed_folder(config.out, 0) / name) for name in METHODS}
+    html = page.render(results, curves, gallery.exhibits(shapes, rows))
     write_text(config.out / "report.html", html)
     return results
 
@@ -163,15 +161,14 @@ def _one_seed(
                 adapter.parent,
                 lambda method=method, out=adapter.parent: work.train(method, seed, data, out),
             )
-        path = folder / f"evaluation-{method}.npz"
+        path = evaluation_of(config.out, seed, method)
         stages.run(
             f"{prefix}evaluate {page.title(method)}",
             origin | {"heldout": heldout, "adapter": trained},
             path,
-            lambda path=path, adapter=adapter: save_columns(path, work.evaluate(seed, adapter)),
+            lambda path=path, adapter=adapter: save(path, work.evaluate(seed, adapter)),
         )
-        with np.load(path) as stored:
-            columns[method] = dict(stored)
+        columns[method] = load(path, leave_out=gallery.KEPT)
         rate = 100 * summary.stands(columns[method]).mean()
         logger.info("  %s: %.1f %% of the held-out samples stand", page.title(method), rate)
     return columns
@@ -203,8 +200,13 @@ def pick(base: summary.Columns, count: int) -> list[int]:
     return chosen
 
 
-def save_columns(path: Path, columns: summary.Columns) -> None:
-    """Writes the columns of an evaluation as an .npz file without pickled objects."""
+def evaluation_of(out: Path, seed: int, method: str) -> Path:
+    """The file of an evaluation's columns and shapes."""
+    return seed_folder(out, seed) / f"evaluation-{method}.npz"
+
+
+def save(path: Path, columns: summary.Columns) -> None:
+    """Writes an evaluation as an .npz file without pickled objects."""
     plain = {
         name: np.asarray(values, np.str_ if np.asarray(values).dtype == object else None)
         for name, values in columns.items()
@@ -215,6 +217,12 @@ def save_columns(path: Path, columns: summary.Columns) -> None:
             np.savez_compressed(file, allow_pickle=False, **plain)
 
     write_atomic(path, write)
+
+
+def load(path: Path, leave_out: Sequence[str] = ()) -> summary.Columns:
+    """Reads what `save` wrote, all of it or without some names."""
+    with np.load(path, allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored if name not in leave_out}
 
 
 def read_metrics(folder: Path) -> list[dict]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from dso_jax.report import gallery
+
 METHODS = ("base", "sft", "dpo", "dro")
 
 
@@ -27,6 +29,14 @@ def columns(method: str, seed: int = 0, objects: int = 24, samples: int = 4) -> 
         "components": np.ones(count),
         "empty": np.zeros(count, bool),
     }
+
+
+def shapes(count: int = 96) -> dict:
+    """What an evaluation keeps for the gallery: a block that stands, or lies on its side."""
+    logits = np.full((count, 8, 8, 8), -9.0)
+    logits[:, 3:5, 3:5, :7] = 9.0
+    image = np.zeros((count, 4, 4, 3), np.uint8)
+    return gallery.keep(image, np.tile([1.0, 1.0, 0.0, 0.0], (count, 1)), logits)
 
 
 def provenance() -> dict:

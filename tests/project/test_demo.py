@@ -10,11 +10,9 @@ import pytest
 from dso_jax import demo
 from dso_jax.cli import demo as command
 from dso_jax.errors import UsageError
-from dso_jax.report import page, pictures, summary
+from dso_jax.report import summary
 from dso_jax.stages import Stages
 from tests.project import example
-
-IMAGE = pictures.png(np.zeros((2, 2, 4), np.uint8))
 
 
 class FakeWork:
@@ -49,13 +47,7 @@ class FakeWork:
     def evaluate(self, seed, adapter):
         method = "base" if adapter is None else adapter.parent.name
         self._call("evaluate", method, seed)
-        return example.columns(method, seed)
-
-    def exhibits(self, seed, rows, adapters):
-        self._call("exhibits", seed)
-        assert list(adapters) == list(example.METHODS)
-        cells = {name: page.Cell(IMAGE, IMAGE, True, "rest", 1.0) for name in adapters}
-        return [page.Exhibit(f"object {row}", IMAGE, cells) for row in rows]
+        return example.columns(method, seed) | example.shapes()
 
 
 ONE_SEED = [
@@ -67,13 +59,12 @@ ONE_SEED = [
     ("evaluate", "dpo", 0),
     ("train", "dro", 0),
     ("evaluate", "dro", 0),
-    ("exhibits", 0),
 ]
 
 
 def test_one_seed_runs_every_stage_once_and_writes_everything(tmp_path):
     work = FakeWork()
-    results = demo.run(demo.DemoConfig(out=tmp_path), work, "dso demo")
+    results = demo.run(demo.DemoConfig(out=tmp_path, exhibits=1), work, "dso demo")
     assert work.calls == ONE_SEED
     stored = json.loads((tmp_path / "summary.json").read_text())
     assert stored == json.loads(json.dumps(results))
@@ -88,17 +79,17 @@ def test_one_seed_runs_every_stage_once_and_writes_everything(tmp_path):
 
 
 def test_a_second_run_does_only_the_report(tmp_path):
-    config = demo.DemoConfig(out=tmp_path)
+    config = demo.DemoConfig(out=tmp_path, exhibits=1)
     first = demo.run(config, FakeWork())
     again = FakeWork()
     second = demo.run(config, again)
-    assert again.calls == [("exhibits", 0)]
+    assert again.calls == []
     assert second["methods"] == first["methods"]
     assert second["seconds"] == first["seconds"]
 
 
 def test_an_interrupted_run_goes_on_in_the_folder_of_the_unfinished_stage(tmp_path):
-    config = demo.DemoConfig(out=tmp_path)
+    config = demo.DemoConfig(out=tmp_path, exhibits=1)
     killed = FakeWork()
     killed.fail_at = ("train", "dpo", 0)
     with pytest.raises(KeyboardInterrupt):
@@ -112,26 +103,26 @@ def test_an_interrupted_run_goes_on_in_the_folder_of_the_unfinished_stage(tmp_pa
 
 
 def test_another_configuration_repeats_what_depends_on_it(tmp_path):
-    config = demo.DemoConfig(out=tmp_path)
+    config = demo.DemoConfig(out=tmp_path, exhibits=1)
     demo.run(config, FakeWork())
     stale = tmp_path / "sft" / "checkpoint"
     stale.touch()
     changed = FakeWork(rate=2e-4)
     demo.run(config, changed)
-    assert changed.calls == [c for c in ONE_SEED if c[0] != "sample" and c[1] != "base"]
+    assert changed.calls == ONE_SEED[2:]
     assert not stale.exists()
 
 
 def test_fewer_heldout_samples_repeat_the_evaluations_alone(tmp_path):
-    demo.run(demo.DemoConfig(out=tmp_path), FakeWork())
+    demo.run(demo.DemoConfig(out=tmp_path, exhibits=1), FakeWork())
     work = FakeWork()
-    demo.run(demo.DemoConfig(out=tmp_path, heldout_samples=2), work)
-    assert {call[0] for call in work.calls} == {"evaluate", "exhibits"}
+    demo.run(demo.DemoConfig(out=tmp_path, heldout_samples=2, exhibits=1), work)
+    assert {call[0] for call in work.calls} == {"evaluate"}
 
 
 def test_seeds_have_their_own_data_adapters_and_rows(tmp_path, capsys):
     work = FakeWork()
-    results = demo.run(demo.DemoConfig(seeds=2, out=tmp_path), work)
+    results = demo.run(demo.DemoConfig(seeds=2, out=tmp_path, exhibits=1), work)
     assert ("train", "dro", 1) in work.calls
     assert (tmp_path / "seed-1" / "dro" / "adapter").is_dir()
     assert len(results["runs"]) == 8
@@ -153,10 +144,10 @@ def test_the_gallery_takes_the_first_of_each_kind_one_an_object():
 
 def test_columns_of_objects_survive_the_file(tmp_path):
     columns = example.columns("dpo") | {"status": np.array(["rest"] * 96, dtype=object)}
-    demo.save_columns(tmp_path / "e.npz", columns)
-    with np.load(tmp_path / "e.npz", allow_pickle=False) as stored:
-        assert summary.stands(stored).sum() == columns["stable"].sum()
-        assert set(stored) == set(columns)
+    demo.save(tmp_path / "e.npz", columns)
+    stored = demo.load(tmp_path / "e.npz", leave_out=("seed",))
+    assert summary.stands(stored).sum() == columns["stable"].sum()
+    assert set(stored) == set(columns) - {"seed"}
 
 
 @pytest.mark.parametrize("changes", [{"seeds": 0}, {"preference_samples": 1}, {"steps": 0}])
