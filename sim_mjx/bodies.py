@@ -1,7 +1,6 @@
 """RigidBody: a batch of different objects, ready to be dropped.
 
-Legend: B objects, K support points (a bucket size), P hull polygons, V entries of the flat
-polygon tables. Contact with a plane only ever sees the convex hull, so support points and,
+Legend: B objects, K support points (a bucket size), V entries of the flat polygon table. Contact with a plane only ever sees the convex hull, so support points and,
 optionally, the hull's polygons stand for the whole shape.
 """
 
@@ -54,23 +53,25 @@ class Provenance:
 
 @dataclasses.dataclass(frozen=True)
 class HullPolygons:
-    """Flat faces of the hull and, per point, the faces that meet there (C MuJoCo 4's contact rule).
+    """Per point, the flat hull faces that meet there (for C MuJoCo 4's contact rule).
 
-    Lists of varying length are stored flat, with a start and a count; unused entries are zero.
+    Point k meets the entries start[k] : start[k] + count[k]; unused entries are zero. An entry also
+    holds the corners of its polygon that become contacts when k is the deepest point: they depend on
+    polygon and point alone, not on the pose.
 
     Attributes:
-        normals: outward unit normals in the inertial frame.
-        corners: point indices of polygon p are corners[corner_start[p]:][:corner_count[p]].
-        incident: polygon indices at point k are incident[incident_start[k]:][:incident_count[k]].
+        start: first entry of each point.
+        count: entries of each point.
+        normals: outward unit normals of the polygons, in the inertial frame.
+        contacts: up to four point indices with the point itself first, repeated where fewer.
+        window: upper bound of `count`, the same for a bucket; a shape of the program.
     """
 
-    normals: Float[np.ndarray, "B P 3"]
-    corner_start: Int[np.ndarray, "B P"]
-    corner_count: Int[np.ndarray, "B P"]
-    corners: Int[np.ndarray, "B V"]
-    incident_start: Int[np.ndarray, "B K"]
-    incident_count: Int[np.ndarray, "B K"]
-    incident: Int[np.ndarray, "B V"]
+    start: Int[np.ndarray, "B K"]
+    count: Int[np.ndarray, "B K"]
+    normals: Float[np.ndarray, "B V 3"]
+    contacts: Int[np.ndarray, "B V 4"]
+    window: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,8 +124,11 @@ class RigidBody:
         return (points.max(axis=1) - points.min(axis=1)).max(axis=1)
 
 
-_POLYGON_FIELDS = [field.name for field in dataclasses.fields(HullPolygons)]
-jax.tree_util.register_dataclass(HullPolygons, data_fields=_POLYGON_FIELDS, meta_fields=[])
+jax.tree_util.register_dataclass(
+    HullPolygons,
+    data_fields=["start", "count", "normals", "contacts"],
+    meta_fields=["window"],
+)
 jax.tree_util.register_dataclass(
     RigidBody,
     data_fields=["points", "mass", "com", "inertia", "inertia_quat", "polygons"],

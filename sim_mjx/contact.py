@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 from mujoco import mjtGeom
 
+from sim_mjx.bodies import HullPolygons
 from sim_mjx.mjx_import import collision_driver
 
 CONTACTS = 4
@@ -68,6 +69,28 @@ def skin_rule(points: Float[Array, "K 3"], depth: Float[Array, ""]) -> Rule:
         lowest = heights.min()
         near = heights < jnp.minimum(lowest + depth, 0.0)
         return largest_quad(points, near | (heights <= lowest), jnp.argmin(heights), matrix[2])
+
+    return rule
+
+
+def polygon_rule(polygons: HullPolygons) -> Rule:
+    """C MuJoCo 4's rule: corners of the hull polygon at the deepest point that faces the ground most.
+
+    Of that polygon up to four corners become contacts, the deepest among them; which ones depends
+    on the shape alone (see `hull.contact_corners`). The rule was found by comparing contacts of the
+    two engines on tilted prisms; the tests repeat the comparison.
+    """
+
+    def rule(matrix, heights):
+        deepest = jnp.argmin(heights)
+        entries = polygons.start[deepest] + jnp.arange(polygons.window)
+        # Clipped by the gather; entries past the count are masked.
+        downward = polygons.normals[entries] @ matrix[2]
+        past = jnp.arange(polygons.window) >= polygons.count[deepest]
+        entry = entries[jnp.argmin(jnp.where(past, jnp.inf, downward))]
+        index = polygons.contacts[entry]
+        distinct = jnp.tril(index == index[:, None], -1).sum(axis=1) == 0
+        return index, distinct
 
     return rule
 

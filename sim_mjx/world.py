@@ -127,7 +127,7 @@ def step(protocol: Protocol, body: Body, state: State) -> State:
     if body.polygons is None:
         rule = contact.skin_rule(body.points, body.skin)
     else:
-        rule = contact.polygon_rule(body.points, body.polygons)
+        rule = contact.polygon_rule(body.polygons)
     with (
         jax.default_matmul_precision("highest"),
         contact.plane_mesh_rule(body.points, rule),

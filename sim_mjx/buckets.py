@@ -1,0 +1,94 @@
+"""Shape buckets: the few static shapes that bodies of any size are padded to.
+
+Legend: K support points, V entries of the polygon table, W entries at one point (the window).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from sim_mjx import rotations
+from sim_mjx.bodies import HullPolygons, Provenance, RigidBody
+from sim_mjx.hull import Hull, contact_corners, convex_hull
+from sim_mjx.mass_properties import MassProperties
+from sim_mjx.occupancy import support_directions
+
+
+@dataclasses.dataclass(frozen=True)
+class Bucket:
+    """One static shape; a run compiles one program a bucket."""
+
+    points: int
+    entries: int
+    window: int
+
+
+# A triangulated hull of K points has at most 6K entries. With the bucket of bodies from occupancy
+# these are the six programs that a run may compile.
+BUCKETS = tuple(Bucket(k, 6 * k, k // 2) for k in (64, 256, 1024, 4096, 16384))
+
+
+def hull_body(
+    hull: Hull, mass: MassProperties, density: float, provenance: Provenance
+) -> RigidBody:
+    """A batch of one with the hull's vertices and polygons, in the smallest bucket that fits.
+
+    A hull that fits no bucket keeps its extreme vertices along evenly spread directions.
+    """
+    if len(hull.vertices) > BUCKETS[-1].points:
+        hull = _thinned(hull)
+    moments, quaternion = rotations.principal_axes(density * mass.tensor)
+    points = (hull.vertices - mass.com) @ rotations.to_matrix(quaternion)
+    normals = hull.normals @ rotations.to_matrix(quaternion)
+    owners, corners, faces = _entries(hull)
+    count = np.bincount(owners, minlength=len(points))
+    bucket = next(
+        (b for b in BUCKETS if len(points) <= b.points and count.max() <= b.window),
+        BUCKETS[-1],
+    )
+    padding = bucket.points - len(points)
+    room = bucket.entries - len(owners)
+    start = np.concatenate([[0], np.cumsum(count)[:-1]])
+    polygons = HullPolygons(
+        # Padded points repeat point 0, table and all: the same contact whichever is found first.
+        start=_int32(np.concatenate([start, np.zeros(padding)])),
+        count=_int32(np.concatenate([count, np.full(padding, count[0])])),
+        normals=np.pad(normals[faces], ((0, room), (0, 0))).astype(np.float32)[None],
+        contacts=_int32(np.pad(corners, ((0, room), (0, 0)))),
+        window=bucket.window,
+    )
+    return RigidBody(
+        points=np.concatenate([points, np.repeat(points[:1], padding, 0)])
+        .astype(np.float32)[None],
+        mass=np.array([density * mass.volume]),
+        com=mass.com[None],
+        inertia=moments[None],
+        inertia_quat=quaternion[None],
+        polygons=polygons,
+        provenance=(provenance,),
+    )
+
+
+def _int32(values) -> np.ndarray:
+    return np.asarray(values, np.int32)[None]
+
+
+def _entries(hull: Hull) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Polygon table sorted by point: the point, its contact corners, and the polygon's index."""
+    corners = [contact_corners(polygon, hull.vertices) for polygon in hull.polygons]
+    owners = np.concatenate(hull.polygons)
+    faces = np.repeat(np.arange(len(corners)), [len(p) for p in hull.polygons])
+    order = np.argsort(owners, kind="stable")
+    return owners[order], np.concatenate(corners)[order], faces[order]
+
+
+def _thinned(hull: Hull) -> Hull:
+    """The hull of the vertices that are extreme along the finest set of directions."""
+    directions = support_directions(BUCKETS[-1].points)
+    vertices = hull.vertices.astype(np.float32)
+    best = np.concatenate(
+        [(part @ vertices.T).argmax(axis=1) for part in np.array_split(directions, 256)]
+    )
+    return convex_hull(hull.vertices[np.unique(best)])
