@@ -27,7 +27,7 @@ from dso_jax import config_io, data
 from dso_jax.config import Config
 from dso_jax.models import LoRAConfig, lora
 from dso_jax.store import Dataset
-from dso_jax.training import policy, runs, setup, sharding
+from dso_jax.training import heldout, policy, runs, setup, sharding
 from dso_jax.training.checkpoints import Checkpoints, Origin
 from dso_jax.training.interrupt import stop_on_signal
 from dso_jax.training.metrics import MetricLog, Throughput, check_finite, progress_bar
@@ -97,7 +97,7 @@ def main(
     adapter_key, step_key = jax.random.split(jax.random.key(train.seed))
     model, trainable, weights = policy.build(config, base, adapter_key)
     if evaluate is None:
-        evaluate = setup.make_evaluate(config, base, model)
+        evaluate = heldout.make_evaluate(config, base, model.lora)
     folder = runs.open_run(config)
 
     # ---------------------------------------------------------------- fresh or resumed

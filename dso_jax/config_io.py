@@ -122,8 +122,10 @@ def check(config: Config) -> None:
         ("train.eval_every", train.eval_every, 0, True),
         ("train.checkpoint_every", train.checkpoint_every, 1, True),
         ("train.keep", train.keep, 1, True),
+        ("train.seed", train.seed, 0, True),
         ("train.max_skipped", train.max_skipped, 1, True),
         ("eval.objects", config.eval.objects, 0, True),
+        ("eval.skip", config.eval.skip, 0, True),
         ("eval.samples", config.eval.samples, 1, True),
     ]
     for key, value, bound, inclusive in limits:

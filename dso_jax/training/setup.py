@@ -10,16 +10,20 @@ from typing import Any
 from dso_jax.config import Config
 from dso_jax.errors import UsageError
 from dso_jax.store import Dataset
-from dso_jax.training.policy import Policy
+from weight_port import WeightError
 
 logger = logging.getLogger(__name__)
 
 
 def load_base(config: Config) -> Any:
     """The published generator `config.base`."""
-    from dso_jax import pretrained  # here, so that a caller with a base of its own needs none
+    # Here, so that a caller with a base of its own needs none of the readers.
+    from dso_jax import pretrained
 
-    return pretrained.load(config.base)
+    try:
+        return pretrained.load(config.base)
+    except WeightError as error:
+        raise UsageError(str(error)) from None
 
 
 def check_fit(dataset: Dataset, base: Any) -> None:
@@ -44,15 +48,6 @@ def check_fit(dataset: Dataset, base: Any) -> None:
     made_by = dataset.meta.get("base_sha256")
     if made_by not in (None, base.sha256):
         logger.warning("%s: the samples were made by another generator than %s", meta, base.name)
-
-
-def make_evaluate(
-    config: Config, base: Any, policy: Policy
-) -> Callable[[dict], dict[str, float]] | None:
-    """Held-out evaluation as `config.eval` describes it; None if it is off."""
-    if config.eval.objects == 0 or config.train.eval_every == 0:
-        return None
-    raise NotImplementedError
 
 
 def compile_all(*functions: Any, arguments: tuple) -> list[Callable]:
