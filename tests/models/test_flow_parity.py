@@ -40,7 +40,7 @@ def inputs(config, seed=1):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(BATCH, config.in_channels, *[config.resolution] * 3))
     cond = rng.normal(size=(BATCH, TOKENS, config.cond_channels))
-    return x.astype(np.float32), np.float32([0.031, 0.83]), cond.astype(np.float32)
+    return x.astype(np.float32), np.array([0.031, 0.83], np.float32), cond.astype(np.float32)
 
 
 def thousand(t):
@@ -112,9 +112,7 @@ def test_lora_gradients(name):
     params = from_torch("flow", config, base)
     params = lora.with_adapter(params, stacked(adapter))
     x, t, cond = inputs(config)
-    target = np.random.default_rng(5).normal(
-        size=x.shape[:1] + (config.out_channels,) + x.shape[2:]
-    )
+    target = np.random.default_rng(5).normal(size=(BATCH, config.out_channels, *x.shape[2:]))
     target = target.astype(np.float32)
 
     output = model(torch.from_numpy(x), thousand(t), torch.from_numpy(cond))
@@ -124,8 +122,10 @@ def test_lora_gradients(name):
 
     trainable, frozen = lora.partition(params, lora.trainable_mask(params, ["lora"]))
 
+    batch = [jnp.asarray(a) for a in (x, t, cond)]
+
     def loss(trainable):
-        v = apply_flow(config, lora.combine(trainable, frozen), x, t, cond, lora=LORA)
+        v = apply_flow(config, lora.combine(trainable, frozen), *batch, lora=LORA)
         return jnp.mean((v - target) ** 2)
 
     gradient = lora.adapter_leaves(jax.jit(jax.grad(loss))(trainable))
