@@ -12,7 +12,7 @@ another number of hosts, and its position is one integer.
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import grain
 import numpy as np
@@ -20,6 +20,7 @@ import numpy as np
 from dso_jax.errors import UsageError
 from dso_jax.store import Dataset
 
+T = TypeVar("T")
 READ = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
 
 
@@ -121,11 +122,11 @@ def batches(
     return examples[process::processes].batch(batch_size // processes)
 
 
-def at(steps: grain.MapDataset, step: int) -> dict[str, np.ndarray]:
-    """The batch of one step."""
-    batch = steps[step]
-    assert batch is not None  # nothing is filtered out
-    return batch
+def at(dataset: grain.MapDataset[T], index: int) -> T:
+    """The element at `index` of a dataset from which nothing is filtered out."""
+    element = dataset[index]
+    assert element is not None
+    return element
 
 
 def iterate(steps: grain.MapDataset, start: int = 0) -> grain.DatasetIterator:

@@ -152,9 +152,7 @@ def test_other_contents_are_named(folder):
 def test_misshapen_tensors_are_named(folder):
     meta = json.loads((folder / "meta.json").read_text())
     (folder / "meta.json").write_text(json.dumps(meta | {"latent_shape": [2, 8, 8, 8]}))
-    with pytest.raises(
-        UsageError, match=r"latents has shape .24, 2, 4, 4, 4., expected .rows, 2, 8"
-    ):
+    with pytest.raises(UsageError, match=r"shape \(24, 2, 4, 4, 4\), expected \(rows, 2, 8"):
         Dataset(folder)
     (folder / "meta.json").write_text(json.dumps(meta | {"condition_shape": 3}))
     with pytest.raises(UsageError, match="condition_shape is 3"):
