@@ -1,12 +1,13 @@
 """Small shaded pictures of objects on the ground, drawn with numpy.
 
 An orthographic camera looks down on the origin of the ground z = 0. A surface is drawn by covering
-every triangle with points no further apart than a pixel and keeping the nearest at each pixel:
-no GPU, no window system, and tens of milliseconds for an object of 32^3 voxels.
+every triangle that faces it with points no further apart than a pixel and keeping the nearest at each
+GPU, no window system, and tens of milliseconds for an object of 32^3 voxels.
 """
 
 from __future__ import annotations
 
+import functools
 import io
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,6 +22,8 @@ UPRIGHT = np.array([1.0, 0.0, 0.0, 0.0])  # the quaternion of the start pose
 LIGHT = np.array([-0.25, -0.85, 1.0]) / np.linalg.norm([-0.25, -0.85, 1.0])
 AMBIENT = 0.5
 SHADOW = 0.38  # darkest shadow, as opacity
+SHADOW_GRAIN = 2  # fine pixels to a pixel of the shadow, which is blurred anyway
+OVERLAP = 1.2  # closer than a pixel apart, or some pixels fall between the points
 LOGIT_RANGE = 4.0  # beyond this a logit says no more about where the surface is
 
 
@@ -41,18 +44,23 @@ class Camera:
     size: int = 200  # pixels
     supersample: int = 2  # each pixel is the mean of this many squared
 
-    def project(self, points: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
-        """Column, row (in fine pixels) and distance towards the camera of world points."""
+    @property
+    def towards(self) -> Float[np.ndarray, " 3"]:
+        """The direction from the scene to the camera."""
         a, e = np.radians([self.azimuth, self.elevation])
+        return np.array([np.sin(a) * np.cos(e), -np.cos(a) * np.cos(e), np.sin(e)])
+
+    def project(self, points: Float[np.ndarray, "*n 3"]) -> Float[np.ndarray, "*n 3"]:
+        """Column, row (in fine pixels) and distance towards the camera of world points."""
+        a = np.radians(self.azimuth)
         right = np.array([np.cos(a), np.sin(a), 0])
-        towards = np.array([np.sin(a) * np.cos(e), -np.cos(a) * np.cos(e), np.sin(e)])
-        up = np.cross(towards, right)
+        up = np.cross(self.towards, right)
         fine = self.size * self.supersample
         scale = fine / self.extent
         # The ground's origin sits low in the picture: nearly everything is above it.
         column = fine / 2 + points @ right * scale
         row = fine * 0.8 - points @ up * scale
-        return np.stack([column, row, points @ towards * scale], axis=1)
+        return np.stack([column, row, points @ self.towards * scale], axis=-1)
 
 
 def surface_of_logits(logits: Float[np.ndarray, "R R R"]) -> Surface | None:
@@ -89,15 +97,17 @@ def draw(
     fine = camera.size * camera.supersample
     canvas = np.zeros((fine, fine, 4), np.float32)
     if surface is not None:
-        points, normals = _cover(surface, fine / camera.extent)
-        canvas[..., 3] = _shadow(points, camera)
-        seen = camera.project(points)
-        inside = ((seen[:, :2] >= 0) & (seen[:, :2] < fine)).all(1)
-        seen, normals = seen[inside], normals[inside]
-        order = np.argsort(seen[:, 2])  # the nearest is written last and stays
-        column, row = seen[order, :2].astype(int).T
-        shade = AMBIENT + (1 - AMBIENT) * np.clip(normals[order] @ LIGHT, 0, 1)
-        canvas[row, column, :3] = shade[:, None] * np.asarray(colour) / 255
+        corners = surface.vertices[surface.faces]
+        outward = _outward(corners)
+        canvas[..., 3] = _shadow(corners[outward @ LIGHT > 0], camera)
+        facing = outward @ camera.towards > 0
+        normals = _vertex_normals(surface, outward)[surface.faces[facing]]
+        light = AMBIENT + (1 - AMBIENT) * np.clip(normals @ LIGHT, 0, 1)
+        seen = _cover(np.concatenate([camera.project(corners[facing]), light[..., None]], axis=2))
+        seen = seen[((seen[:, :2] >= 0) & (seen[:, :2] < fine)).all(1)]
+        seen = seen[np.argsort(seen[:, 2])]  # the nearest is written last and stays
+        column, row = seen[:, :2].astype(int).T
+        canvas[row, column, :3] = seen[:, 3:] * np.asarray(colour) / 255
         canvas[row, column, 3] = 1
     return _shrink(canvas, camera.supersample)
 
@@ -109,51 +119,57 @@ def png(pixels: UInt8[np.ndarray, "H W C"]) -> bytes:
     return buffer.getvalue()
 
 
-def _cover(surface: Surface, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """Points no further apart than 1/scale on every triangle, with interpolated normals."""
-    corners = surface.vertices[surface.faces]
-    normals = _vertex_normals(surface, corners)[surface.faces]
-    edges = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=2).max(1)
-    # Rounding the subdivision up to a power of two leaves a handful of groups to loop over.
-    level = np.ceil(np.log2(np.maximum(edges * scale, 1))).astype(int)
-    points, directions = [], []
+def _cover(corners: Float[np.ndarray, "F 3 D"]) -> Float[np.ndarray, "n D"]:
+    """Points on every triangle, at most a pixel apart in the first two of their D coordinates."""
+    edges = (corners - np.roll(corners, 1, axis=1))[..., :2]
+    longest = np.sqrt((edges**2).sum(2).max(1)) * OVERLAP
+    # Subdivisions are rounded up to even numbers, so that there are few groups to loop over.
+    level = 2 * np.ceil(np.maximum(longest, 1) / 2).astype(int)
+    parts = [np.zeros((0, corners.shape[2]))]
     for n in np.unique(level):
-        weights = _barycentric(2**n)
-        group = level == n
-        points.append((weights @ corners[group]).reshape(-1, 3))
-        directions.append((weights @ normals[group]).reshape(-1, 3))
-    normal = np.concatenate(directions)
-    length = np.linalg.norm(normal, axis=1, keepdims=True)
-    return np.concatenate(points), normal / np.maximum(length, 1e-12)
+        group = corners[level == n]
+        parts.append(np.matmul(_barycentric(n), group).reshape(-1, corners.shape[2]))
+    return np.concatenate(parts)
 
 
-def _vertex_normals(surface: Surface, corners: np.ndarray) -> np.ndarray:
-    """Outward unit normals: each vertex takes the area-weighted mean of its triangles'."""
-    face = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    volume = np.einsum("fi,fi->", corners[:, 0], np.cross(corners[:, 1], corners[:, 2]))
-    total = np.zeros_like(surface.vertices)
-    np.add.at(total, surface.faces, np.copysign(1, volume) * face[:, None])
+def _outward(corners: Float[np.ndarray, "F 3 3"]) -> Float[np.ndarray, "F 3"]:
+    """Normals of the triangles, as long as twice their area, pointing out of the solid."""
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    volume = np.einsum("fi,fi->", corners.mean(1), normals)
+    return np.copysign(1, volume) * normals
+
+
+def _vertex_normals(
+    surface: Surface, outward: Float[np.ndarray, "F 3"]
+) -> Float[np.ndarray, "V 3"]:
+    """Unit normals: each vertex takes the area-weighted mean of its triangles'."""
+    index, count = surface.faces.ravel(), len(surface.vertices)
+    total = np.stack(
+        [np.bincount(index, np.repeat(outward[:, k], 3), count) for k in range(3)], axis=1
+    )
     return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
 
 
-def _barycentric(n: int) -> np.ndarray:
-    """Weights (points, 3) of a regular grid with n intervals on each edge of a triangle."""
+@functools.cache
+def _barycentric(n: int) -> Float[np.ndarray, "points 3"]:
+    """Weights of a regular grid with n intervals on each edge of a triangle."""
     i, j = np.meshgrid(np.arange(n + 1), np.arange(n + 1), indexing="ij")
     kept = i + j <= n
     i, j = i[kept], j[kept]
     return np.stack([i, j, n - i - j], axis=1) / n
 
 
-def _shadow(points: np.ndarray, camera: Camera) -> np.ndarray:
-    """Opacity of the shadow: the points seen from the light, laid on the ground and blurred."""
-    laid = points - points[:, 2:] / LIGHT[2] * LIGHT
-    seen = camera.project(laid)
+def _shadow(lit: Float[np.ndarray, "F 3 3"], camera: Camera) -> Float[np.ndarray, "fine fine"]:
+    """Opacity of the shadow: the triangles that face the light, laid on the ground and blurred."""
+    laid = camera.project(lit - lit[..., 2:] / LIGHT[2] * LIGHT)[..., :2] / SHADOW_GRAIN
+    size = -(-camera.size * camera.supersample // SHADOW_GRAIN)
+    points = _cover(laid)
+    column, row = points[((points >= 0) & (points < size)).all(1)].astype(int).T
+    mask = np.zeros((size, size), np.float32)
+    mask[row, column] = SHADOW
     fine = camera.size * camera.supersample
-    inside = ((seen[:, :2] >= 0) & (seen[:, :2] < fine)).all(1)
-    column, row = seen[inside, :2].astype(int).T
-    mask = np.zeros((fine, fine), np.float32)
-    mask[row, column] = 1
-    return SHADOW * ndimage.gaussian_filter(mask, 1.5 * camera.supersample)
+    mask = np.kron(mask, np.ones((SHADOW_GRAIN, SHADOW_GRAIN), np.float32))[:fine, :fine]
+    return ndimage.gaussian_filter(mask, 1.5 * camera.supersample)
 
 
 def _shrink(canvas: np.ndarray, factor: int) -> np.ndarray:
