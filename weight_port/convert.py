@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,7 +145,7 @@ def load(
     for slot in slots:
         problems += _check_types(slot, tensors, cast)
     if problems:
-        raise report(source, target, problems, hint=_hint(problems))
+        raise report(source, target, problems, hint=hint(problems, wanted))
     flat: dict[str, Any] = {}
     for slot in slots:
         dtype = cast.of(slot.rule) or tensors[slot.names[0]].dtype
@@ -201,14 +201,13 @@ def _copy(value: np.ndarray, into: np.ndarray, name: str) -> list[Problem]:
     return [Problem("value", name, f"{lost} numbers overflow in {into.dtype}")] if lost else []
 
 
-def _hint(problems: Sequence[Problem]) -> str:
-    """The usual cause, where the names of the unexpected tensors give it away."""
+def hint(problems: Iterable[Problem], wanted: Iterable[str] = ()) -> str:
+    """The usual cause, where the names of the unexpected tensors give it away; else empty."""
     names = [problem.name for problem in problems if problem.kind == "unexpected"]
     if any(".lora_A.default." in name or ".base_layer." in name for name in names):
-        return (
-            "These are names of a torch PEFT model in memory (DSO's full dump), not of this layout."
-        )
-    if any(".lora_A." in name for name in names):
+        return "The names are those of a torch PEFT model in memory, as DSO's full dump has them."
+    wants_adapter = any(".lora_A." in name for name in wanted)
+    if any(".lora_A." in name for name in names) and not wants_adapter:
         return "The file holds a LoRA adapter."
     if names and all(name.startswith("module.") for name in names):
         return "The names start with 'module.': saved from a DistributedDataParallel wrapper."

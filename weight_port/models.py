@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -31,6 +32,7 @@ _MODELS: dict[str, tuple[type, Callable[..., dict], tuple]] = {
 }
 
 
+@functools.cache
 def slots(kind: Kind, config: Config) -> tuple[convert.Slot, ...]:
     """Every leaf of the model with its torch names; from shapes alone, nothing is allocated."""
     if kind not in _MODELS:

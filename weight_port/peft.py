@@ -221,10 +221,13 @@ def _targets(
     rules = {name: rule for name in tensors if (rule := _rule_of(name))}
     found = {name.split(".lora_")[0].rsplit(".", 1)[-1] for name in rules}
     if not found:
+        problems = [Problem("unexpected", name) for name in tensors]
+        target = f"a LoRA adapter of the flow model, 0 of {len(tensors)} matched"
         raise report(
             str(directory / WEIGHTS),
-            "a LoRA adapter of the flow model (0 matched)",
-            [Problem("unexpected", name) for name in tensors],
+            target,
+            problems,
+            hint=convert.hint(problems, ["x.lora_A.weight"]),
         )
     if isinstance(stated, list) and not any("." in str(name) for name in stated):
         absent = sorted(set(map(str, stated)) - found)

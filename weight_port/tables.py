@@ -28,7 +28,7 @@ FLOW: tuple[Rule, ...] = (
 STRUCTURE_VAE: tuple[Rule, ...] = (
     *conv3d("input_layer"),
     *norm("{part:middle_block|blocks}.{i}.{name:norm1|norm2}"),
-    *conv3d("{part:middle_block|blocks}.{i}.{name:conv1|conv2|skip_connection}", half=True),
+    *conv3d("{part:middle_block|blocks}.{i}.{name:conv1|conv2}", half=True),
     *conv3d("blocks.{i}.conv", half=True),
     *norm("out_layer.0"),
     *conv3d("out_layer.2"),
