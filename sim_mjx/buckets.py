@@ -80,6 +80,11 @@ def _entries(hull: Hull) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     corners = [contact_corners(polygon, hull.vertices) for polygon in hull.polygons]
     owners = np.concatenate(hull.polygons)
     faces = np.repeat(np.arange(len(corners)), [len(p) for p in hull.polygons])
+    # A vertex inside a merged face is a corner of nothing; it touches alone, whichever its normal.
+    inner = np.setdiff1d(np.arange(len(hull.vertices)), owners)
+    owners = np.concatenate([owners, inner])
+    corners.append(np.repeat(inner[:, None], 4, axis=1))
+    faces = np.concatenate([faces, np.zeros(len(inner), int)])
     order = np.argsort(owners, kind="stable")
     return owners[order], np.concatenate(corners)[order], faces[order]
 

@@ -112,7 +112,9 @@ def advance(
 
     steps = steps + protocol.check_steps
     speed = jnp.abs(state.qvel).max(axis=-1)
-    quiet = jnp.where(speed < protocol.quiet_speed, quiet + 1, 0)
+    # An object balanced on a point or an edge is slow at first; it is not at rest.
+    still = (speed < protocol.quiet_speed) & jax.vmap(world.has_footing)(body, state)
+    quiet = jnp.where(still, quiet + 1, 0)
     at_rest = quiet >= protocol.quiet_checks
     minimum = round(protocol.minimum_time / protocol.timestep)
     finished = (steps >= protocol.steps) | ~jnp.isfinite(speed)

@@ -15,7 +15,7 @@ import mujoco
 import numpy as np
 from jaxtyping import Bool, Float
 
-from sim_mjx import world
+from sim_mjx import contact, world
 from sim_mjx.bodies import RigidBody
 from sim_mjx.protocol import Protocol
 from sim_mjx.rest import Rest
@@ -47,6 +47,7 @@ def drop(
     pose = np.tile(np.array([0.0, 0, 0, 1, 0, 0, 0]), (count, 1))
     steps, at_rest = np.zeros(count, np.int64), np.zeros(count, bool)
     points, start = bodies.body_points(), world.start_position(bodies)
+    depth = protocol.skin * bodies.size()
 
     def one(i: int) -> None:
         if reasons[i] is not None:
@@ -56,7 +57,7 @@ def drop(
         except ValueError:
             reasons[i] = COMPILE_FAILED
             return
-        pose[i], steps[i], at_rest[i] = simulate(model, protocol)
+        pose[i], steps[i], at_rest[i] = simulate(model, points[i], depth[i], protocol)
         if progress is not None:
             progress(1)
 
@@ -100,7 +101,10 @@ def compile_model(
 
 
 def simulate(
-    model: mujoco.MjModel, protocol: Protocol
+    model: mujoco.MjModel,
+    points: Float[np.ndarray, "K 3"],
+    depth: float,
+    protocol: Protocol,
 ) -> tuple[Float[np.ndarray, "7"], int, Bool[np.ndarray, ""]]:
     """Steps one model to the protocol's end; returns pose, steps and whether it came to rest."""
     data = mujoco.MjData(model)
@@ -110,9 +114,15 @@ def simulate(
         mujoco.mj_step(model, data, nstep=protocol.check_steps)
         steps += protocol.check_steps
         speed = np.abs(data.qvel).max()
-        quiet = quiet + 1 if speed < protocol.quiet_speed else 0
+        still = speed < protocol.quiet_speed and _has_footing(data, points, depth)
+        quiet = quiet + 1 if still else 0
         if protocol.early_stop and quiet >= protocol.quiet_checks and steps >= minimum:
             break
         if not np.isfinite(speed):
             break
     return data.qpos.copy(), steps, np.bool_(quiet >= protocol.quiet_checks)
+
+
+def _has_footing(data: mujoco.MjData, points: Float[np.ndarray, "K 3"], depth: float) -> bool:
+    world_points = points @ data.xmat[1].reshape(3, 3).T + data.xpos[1]
+    return bool(contact.spans_area(world_points, depth, np))

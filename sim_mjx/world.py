@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from sim_mjx import contact
 from sim_mjx.bodies import HullPolygons, RigidBody
@@ -134,3 +134,18 @@ def step(protocol: Protocol, body: Body, state: State) -> State:
     ):
         after = mjx.step(model, data)
     return State(after.qpos, after.qvel, after.qacc_warmstart)
+
+
+def has_footing(body: Body, state: State) -> Bool[Array, ""]:
+    """Whether the points below ground span an area; see `contact.spans_area`."""
+    position, quaternion = state.qpos[:3], state.qpos[3:]
+    com = position + _rotate(quaternion, body.com)
+    to_world = jax.vmap(lambda p: _rotate(quaternion, _rotate(body.inertia_quat, p)))
+    world = to_world(body.points) + com
+    return contact.spans_area(world, body.skin, jnp)
+
+
+def _rotate(quaternion: Float[Array, "4"], vector: Float[Array, "3"]) -> Float[Array, "3"]:
+    w, axis = quaternion[0], quaternion[1:]
+    turn = 2.0 * jnp.cross(axis, vector)
+    return vector + w * turn + jnp.cross(axis, turn)
