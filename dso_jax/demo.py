@@ -119,6 +119,8 @@ def run(config: DemoConfig, work: Work, command: str = "dso demo") -> dict:
         "seconds": {name: round(spent, 1) for name, spent in stages.seconds.items()},
         **summary.compare(columns),
     }
+    for name, numbers in results["methods"].items():
+        numbers["seconds"] = spent(stages.seconds, name)
     write_text(config.out / "summary.json", json.dumps(results, indent=2) + "\n")
     logger.info("[%d/%d] report", config.seeds * per_seed + 1, config.seeds * per_seed + 1)
     rows = pick(columns[0][summary.BASE], config.exhibits)
@@ -156,14 +158,14 @@ def _one_seed(
         trained = None
         if adapter is not None:
             trained = stages.run(
-                f"{prefix}train {page.title(method)}",
+                prefix + _stages_of(method)["train"],
                 {"data": sampled, "training": work.training(method, seed)},
                 adapter.parent,
                 lambda method=method, out=adapter.parent: work.train(method, seed, data, out),
             )
         path = evaluation_of(config.out, seed, method)
         stages.run(
-            f"{prefix}evaluate {page.title(method)}",
+            prefix + _stages_of(method)["evaluate"],
             origin | {"heldout": heldout, "adapter": trained},
             path,
             lambda path=path, adapter=adapter: save(path, work.evaluate(seed, adapter)),
@@ -172,6 +174,20 @@ def _one_seed(
         rate = 100 * summary.stands(columns[method]).mean()
         logger.info("  %s: %.1f %% of the held-out samples stand", page.title(method), rate)
     return columns
+
+
+def spent(seconds: dict[str, float], method: str) -> dict[str, float]:
+    """Seconds that the training and the evaluation of a method took, over all seeds."""
+    return {
+        kind: round(sum(s for name, s in seconds.items() if name.endswith(stage)), 1)
+        for kind, stage in _stages_of(method).items()
+    }
+
+
+def _stages_of(method: str) -> dict[str, str]:
+    """How the stages of a method are called."""
+    kinds = ("evaluate",) if method == summary.BASE else ("train", "evaluate")
+    return {kind: f"{kind} {page.title(method)}" for kind in kinds}
 
 
 def seed_folder(out: Path, seed: int) -> Path:

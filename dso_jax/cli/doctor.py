@@ -124,7 +124,7 @@ def _missing(versions: dict[str, str | None], on_gpu: bool) -> list[dict[str, st
     if not on_gpu:
         missing.append(_missing_gpu())
     weights = Path(__file__).parent.parent / "toybox" / "weights"
-    absent = [part for part in TOYBOX_PARTS if not list(weights.glob(f"{part}*.safetensors"))]
+    absent = [part for part in TOYBOX_PARTS if not list(weights.rglob(f"{part}.safetensors"))]
     if absent:
         what = f"toybox weights ({', '.join(absent)})"
         remedy = "dso toybox pretrain (minutes on one GPU)"

@@ -1,8 +1,8 @@
 """Small shaded pictures of objects on the ground, drawn with numpy.
 
 An orthographic camera looks down on the origin of the ground z = 0. A surface is drawn by covering
-every triangle that faces it with points no further apart than a pixel and keeping the nearest at each
-GPU, no window system, and tens of milliseconds for an object of 32^3 voxels.
+every triangle that faces it with points at most a pixel apart and keeping the nearest at each
+pixel: no GPU, no window system, and tens of milliseconds for an object of 32^3 voxels.
 """
 
 from __future__ import annotations

@@ -73,6 +73,7 @@ def test_one_seed_runs_every_stage_once_and_writes_everything(tmp_path):
     assert stored["protocol"]["hash"] == "0123456789ab"
     assert stored["versions"]["mujoco"] == "4.0.0"
     assert len(stored["seconds"]) == 8
+    assert set(stored["methods"]["dpo"]["seconds"]) == {"train", "evaluate"}
     assert "dso demo" in (tmp_path / "report.html").read_text()
     assert (tmp_path / "dpo" / "adapter").is_dir()
     assert not list(tmp_path.rglob("*.tmp"))
