@@ -11,7 +11,6 @@ import logging
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -19,39 +18,15 @@ import numpy as np
 from dso_jax import __version__
 from dso_jax.models import FlowConfig, LoRAConfig, init_flow
 from dso_jax.models.lora import adapter_leaves
-from weight_port import convert, files, tables
+from weight_port import convert, files, peft_config, tables
 from weight_port.errors import Problem, WeightError, report
+from weight_port.peft_config import CONFIG
 from weight_port.rules import Rule
 
 log = logging.getLogger(__name__)
 
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
 RULES = tables.adapter(tables.FLOW)
-# Settings of PEFT that do not change what a saved adapter computes. Every other one that is set
-# (a rank per layer, DoRA, trained biases, ...) would make it another function, and is refused.
-_HARMLESS = {
-    "auto_mapping",
-    "base_model_name_or_path",
-    "ensure_weight_tying",
-    "eva_config",
-    "inference_mode",
-    "layers_pattern",
-    "lora_alpha",
-    "lora_dropout",
-    "megatron_core",
-    "peft_type",
-    "peft_version",
-    "qalora_group_size",
-    "r",
-    "revision",
-    "target_modules",
-    "task_type",
-}
-_NEUTRAL = {
-    "bias": ("none",),
-    # The other initialisations (PiSSA, OLoRA, CorDA, LoftQ) change the base too.
-    "init_lora_weights": (True, False, "gaussian", "eva", "orthogonal"),
-}
 
 
 def write_peft_adapter(
@@ -92,7 +67,7 @@ def write_peft_adapter(
     if clash:
         raise WeightError(f"metadata: {', '.join(clash)} is set by the writer")
     directory = Path(directory)
-    text = json.dumps(peft_config(lora), indent=2, sort_keys=True) + "\n"
+    text = json.dumps(peft_config.render(lora), indent=2, sort_keys=True) + "\n"
     files.write(directory / WEIGHTS, tensors, {**texts, **(metadata or {})})
     files.atomically(directory / CONFIG, lambda file: file.write(text.encode()))
 
@@ -113,7 +88,7 @@ def read_peft_adapter(
       WeightError: names the file, and the tensors or the setting that do not fit.
     """
     directory = Path(directory)
-    settings = _read_config(directory)
+    settings = peft_config.read(directory / CONFIG)
     tensors, texts = files.read(directory / WEIGHTS)
     if not tensors:
         raise WeightError(f"{directory / WEIGHTS}: holds no tensor")
@@ -136,27 +111,6 @@ def read_peft_adapter(
     matched = sum(len(slot.names) for slot in slots)
     log.info("%s: matched %d of %d tensors", directory, matched, len(tensors))
     return adapter, lora
-
-
-def peft_config(lora: LoRAConfig) -> dict[str, Any]:
-    """What PEFT's `LoraConfig` needs to rebuild the adapter."""
-    return {
-        "peft_type": "LORA",
-        "task_type": None,
-        "base_model_name_or_path": None,
-        "inference_mode": True,
-        "r": lora.rank,
-        # PEFT declares an integer; a fraction is kept as it is.
-        "lora_alpha": int(lora.alpha) if float(lora.alpha).is_integer() else lora.alpha,
-        "lora_dropout": 0.0,
-        "target_modules": sorted(lora.targets),
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "init_lora_weights": True,
-        "modules_to_save": None,
-        "use_dora": False,
-        "use_rslora": False,
-    }
 
 
 def _settings(lora: LoRAConfig) -> dict[str, str]:
@@ -185,30 +139,6 @@ def _check_fit(adapter: Mapping, lora: LoRAConfig) -> None:
     problems += [Problem("missing", t, "no linear") for t in lora.targets if t not in adapted]
     if problems:
         raise report("the adapter", f"{lora}", problems)
-
-
-def _read_config(directory: Path) -> dict[str, Any]:
-    path = directory / CONFIG
-    if not path.is_file():
-        raise WeightError(f"{path}: no such file; a PEFT adapter is a folder with {CONFIG}")
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # also what is not UTF-8
-        raise WeightError(f"{path}: not JSON ({error})") from error
-    if not isinstance(settings, dict):
-        raise WeightError(f"{path}: expected an object with the adapter's settings")
-    if settings.get("peft_type") != "LORA":
-        raise WeightError(f"{path}: peft_type is {settings.get('peft_type')!r}, expected 'LORA'")
-    for key, kind in {"r": int, "lora_alpha": (int, float), "target_modules": (list, str)}.items():
-        if not isinstance(settings.get(key), kind) or isinstance(settings[key], bool):
-            raise WeightError(f"{path}: {key} is {settings.get(key)!r}, which is not usable")
-    if settings["r"] < 1:
-        raise WeightError(f"{path}: r is {settings['r']}, expected at least 1")
-    for key, value in settings.items():
-        neutral = value in _NEUTRAL[key] if key in _NEUTRAL else not value
-        if key not in _HARMLESS and not neutral:
-            raise WeightError(f"{path}: {key}={value!r} is not supported")
-    return settings
 
 
 def _targets(

@@ -17,7 +17,8 @@ from tests.models.sizes import FLOWS, arguments
 from weight_port import WeightError, files, from_torch, read_peft_adapter, to_torch
 from weight_port import write_peft_adapter as write
 from weight_port.convert import flatten, unflatten
-from weight_port.peft import CONFIG, WEIGHTS
+from weight_port.peft import WEIGHTS
+from weight_port.peft_config import CONFIG
 
 FLOW = FLOWS["patch1"]
 LORA = LoRAConfig(rank=3, alpha=5.0)
@@ -333,7 +334,7 @@ def test_peft_loads_ours_and_computes_the_same(folder, torch_flow):
     assert difference(ours, run_torch(loaded, batch)) <= FORWARD
 
     merged = to_torch("flow", FLOW, lora.merge(params, LORA))
-    theirs = arrays(loaded.merge_and_unload())  # pyright: ignore[reportCallIssue]
+    theirs = arrays(loaded.merge_and_unload())
     assert theirs.keys() == merged.keys()
     for name in theirs:
         np.testing.assert_allclose(merged[name], theirs[name], rtol=1e-5, atol=1e-6)
@@ -344,9 +345,9 @@ def test_we_load_what_peft_saves(tmp_path, torch_flow):
     from tests.reference.torch_tools import arrays, randomize
 
     model, batch = torch_flow
-    base = from_torch("flow", FLOW, arrays(model))
     settings = peft.LoraConfig(r=4, lora_alpha=7, target_modules=["to_q", "to_kv", "to_qkv"])
-    wrapped = randomize(peft.get_peft_model(model, settings), 3)
+    wrapped = peft.get_peft_model(model, settings)
+    randomize(wrapped, 3)
     weights = {n.replace(".base_layer", ""): v for n, v in arrays(model).items() if "lora" not in n}
     base = from_torch("flow", FLOW, weights)
     wrapped.save_pretrained(tmp_path)
