@@ -2,6 +2,8 @@
 
 from sim_mjx.bodies import BodyError, HullPolygons, Provenance, RigidBody, concatenate, stack
 from sim_mjx.drop import drop
+from sim_mjx.margin import static_margin_deg
+from sim_mjx.meshes import body_from_mesh
 from sim_mjx.occupancy import bodies_from_occupancy
 from sim_mjx.protocol import PRESETS, Protocol, ProtocolError
 from sim_mjx.rest import Rest
@@ -16,7 +18,9 @@ __all__ = [
     "Rest",
     "RigidBody",
     "bodies_from_occupancy",
+    "body_from_mesh",
     "concatenate",
     "drop",
     "stack",
+    "static_margin_deg",
 ]

@@ -17,6 +17,7 @@ import pathlib
 import re
 import struct
 import zipfile
+import zlib
 
 import numpy as np
 import trimesh
@@ -47,13 +48,17 @@ _PARSE_ERRORS = (
     AssertionError,
     AttributeError,
     EOFError,
+    ImportError,  # a codec guesser for text that is no text
     LookupError,
+    MemoryError,  # headers that promise billions of vertices
+    OSError,  # files that a glTF names beside itself
     RuntimeError,
     SyntaxError,  # XML parsers
     TypeError,
     ValueError,
     struct.error,
     zipfile.BadZipFile,
+    zlib.error,
 )
 # Vertices closer than this are one: the decimal places that trimesh's merge compares.
 _WELD_DECIMALS = 8
@@ -103,6 +108,11 @@ def load_mesh(path: str | pathlib.Path) -> Mesh:
     if stated:
         up = stated.group(1).decode().lower()
     return Mesh(vertices, triangles, up, str(path), hashlib.sha256(data).hexdigest())
+
+
+def sha256(path: str | pathlib.Path) -> str:
+    """Digest of a file's bytes."""
+    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
 
 
 def weld(
