@@ -9,16 +9,21 @@ import pytest
 from dso_jax.cli import main
 from tests.project import example
 
-SMALL = (
-    "--preference-objects 24 --preference-samples 4 --heldout-objects 8 --heldout-samples 2 "
-    "--steps 4 --exhibits 2"
-).split()
+SMALL = {
+    "--preference-objects": 24,
+    "--preference-samples": 4,
+    "--heldout-objects": 8,
+    "--heldout-samples": 2,
+    "--steps": 4,
+    "--exhibits": 2,
+}
 
 
 @pytest.mark.slow
 def test_every_stage_runs_and_leaves_its_files(tmp_path, capsys):
     out = tmp_path / "run"
-    assert main.main(["demo", "--out", str(out), *SMALL]) == 0
+    small = [str(word) for option in SMALL.items() for word in option]
+    assert main.main(["demo", "--out", str(out), *small]) == 0
     results = json.loads((out / "summary.json").read_text())
     assert list(results["methods"]) == list(example.METHODS)
     assert (results["objects"], results["samples"]) == (8, 16)
