@@ -1,7 +1,9 @@
 """RigidBody: a batch of different objects, ready to be dropped.
 
-Legend: B objects, K support points (a bucket size), V entries of the flat polygon table. Contact with a plane only ever sees the convex hull, so support points and,
-optionally, the hull's polygons stand for the whole shape.
+Contact with a plane only ever sees the convex hull, so support points and, optionally, the hull's
+polygons stand for the whole shape.
+
+Legend: B objects, K support points (a bucket size), V entries of the flat polygon table.
 """
 
 from __future__ import annotations
@@ -55,9 +57,9 @@ class Provenance:
 class HullPolygons:
     """Per point, the flat hull faces that meet there (for C MuJoCo 4's contact rule).
 
-    Point k meets the entries start[k] : start[k] + count[k]; unused entries are zero. An entry also
-    holds the corners of its polygon that become contacts when k is the deepest point: they depend on
-    polygon and point alone, not on the pose.
+    Point k meets the entries start[k] : start[k] + count[k]; unused entries are zero. An entry
+    also holds the corners of its polygon that become contacts when k is the deepest point: they
+    depend on polygon and point alone, not on the pose.
 
     Attributes:
         start: first entry of each point.
@@ -90,7 +92,7 @@ class RigidBody:
     """
 
     points: Float[np.ndarray, "B K 3"]
-    mass: Float[np.ndarray, "B"]
+    mass: Float[np.ndarray, " B"]
     com: Float[np.ndarray, "B 3"]
     inertia: Float[np.ndarray, "B 3"]
     inertia_quat: Float[np.ndarray, "B 4"]
@@ -118,7 +120,7 @@ class RigidBody:
         points = np.einsum("bij,bkj->bki", matrix, np.asarray(self.points, np.float64))
         return points + np.asarray(self.com, np.float64)[:, None]
 
-    def size(self) -> Float[np.ndarray, "B"]:
+    def size(self) -> Float[np.ndarray, " B"]:
         """Object size: the longest side of the bounding box in the body frame, m."""
         points = self.body_points()
         return (points.max(axis=1) - points.min(axis=1)).max(axis=1)

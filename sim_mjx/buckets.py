@@ -60,8 +60,7 @@ def hull_body(
         window=bucket.window,
     )
     return RigidBody(
-        points=np.concatenate([points, np.repeat(points[:1], padding, 0)])
-        .astype(np.float32)[None],
+        points=np.concatenate([points, np.repeat(points[:1], padding, 0)]).astype(np.float32)[None],
         mass=np.array([density * mass.volume]),
         com=mass.com[None],
         inertia=moments[None],

@@ -6,6 +6,9 @@ A rule picks at most four support points. MJX looks colliders up in a table whil
 Legend: K support points, 4 contacts.
 """
 
+# The bindings of MuJoCo are compiled: type checkers see none of its names.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import contextlib
@@ -13,24 +16,22 @@ import threading
 from collections.abc import Callable, Iterator
 from types import ModuleType
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
-from mujoco import mjtGeom
 
 from sim_mjx.bodies import HullPolygons
-from sim_mjx.mjx_import import collision_driver
+from sim_mjx.mjx_import import GeomType, collision_driver
 
 CONTACTS = 4
 # Ground normal, in the first row of a contact frame, and two tangents.
 _FRAME = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (-1.0, 0.0, 0.0))
-_PAIR = (int(mjtGeom.mjGEOM_PLANE), int(mjtGeom.mjGEOM_MESH))  # keys are integer enums
+_PAIR = (GeomType.PLANE, GeomType.MESH)
 _BODY_GEOM = 1  # geom 0 is the ground
 _trace_lock = threading.Lock()
 
 # Geom rotation (3, 3) and heights of the points over the ground (K,) -> indices (4,), valid (4,).
 Rule = Callable[
-    [Float[Array, "3 3"], Float[Array, "K"]], tuple[Int[Array, "4"], Bool[Array, "4"]]
+    [Float[Array, "3 3"], Float[Array, " K"]], tuple[Int[Array, " 4"], Bool[Array, " 4"]]
 ]
 
 
@@ -75,7 +76,7 @@ def skin_rule(points: Float[Array, "K 3"], depth: Float[Array, ""]) -> Rule:
 
 
 def polygon_rule(polygons: HullPolygons) -> Rule:
-    """C MuJoCo 4's rule: corners of the hull polygon at the deepest point that faces the ground most.
+    """C MuJoCo 4's rule: at the deepest point, corners of the polygon that faces down most.
 
     Of that polygon up to four corners become contacts, the deepest among them; which ones depends
     on the shape alone (see `hull.contact_corners`). The rule was found by comparing contacts of the
@@ -89,7 +90,7 @@ def polygon_rule(polygons: HullPolygons) -> Rule:
         downward = polygons.normals[entries] @ matrix[2]
         past = jnp.arange(polygons.window) >= polygons.count[deepest]
         entry = entries[jnp.argmin(jnp.where(past, jnp.inf, downward))]
-        index = polygons.contacts[entry]
+        index = jnp.asarray(polygons.contacts)[entry]
         distinct = jnp.tril(index == index[:, None], -1).sum(axis=1) == 0
         return index, distinct
 
@@ -98,10 +99,10 @@ def polygon_rule(polygons: HullPolygons) -> Rule:
 
 def largest_quad(
     points: Float[Array, "N 3"],
-    allowed: Bool[Array, "N"],
+    allowed: Bool[Array, " N"],
     first: Int[Array, ""],
-    normal: Float[Array, "3"],
-) -> tuple[Int[Array, "4"], Bool[Array, "4"]]:
+    normal: Float[Array, " 3"],
+) -> tuple[Int[Array, " 4"], Bool[Array, " 4"]]:
     """Greedy choice of up to four allowed points around `first` that span a large area.
 
     Args:
@@ -125,7 +126,12 @@ def largest_quad(
     index = jnp.stack([first, second, third, fourth])
     new_second = second != first
     valid = jnp.stack(
-        [jnp.array(True), new_second, new_second & (area[third] > 0), new_second & (area[fourth] < 0)]
+        [
+            jnp.array(True),
+            new_second,
+            new_second & (area[third] > 0),
+            new_second & (area[fourth] < 0),
+        ]
     )
     return index, valid
 

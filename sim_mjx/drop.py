@@ -11,12 +11,11 @@ Legend: S slots, B bodies, K support points.
 from __future__ import annotations
 
 import concurrent.futures
-import dataclasses
 import functools
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,17 +38,17 @@ class Pool(NamedTuple):
 
     body: world.Body
     state: world.State
-    steps: Int[Array, "S"]
-    quiet: Int[Array, "S"]  # quiet checks in a row
+    steps: Int[Array, " S"]
+    quiet: Int[Array, " S"]  # quiet checks in a row
 
 
 class Outcome(NamedTuple):
     """What the host needs to know of each slot after a check."""
 
     pose: Float[Array, "S 7"]
-    steps: Int[Array, "S"]
-    at_rest: Bool[Array, "S"]
-    finished: Bool[Array, "S"]
+    steps: Int[Array, " S"]
+    at_rest: Bool[Array, " S"]
+    finished: Bool[Array, " S"]
 
 
 def drop(
@@ -76,12 +75,12 @@ def drop(
         ValueError: if `reasons` is not one entry an object.
     """
     count = len(bodies)
-    reasons = [None] * count if reasons is None else list(reasons)
-    if len(reasons) != count:
-        raise ValueError(f"drop: {len(reasons)} reasons for {count} bodies")
+    why: list[str | None] = [None] * count if reasons is None else list(reasons)
+    if len(why) != count:
+        raise ValueError(f"drop: {len(why)} reasons for {count} bodies")
     accelerator = jax.default_backend() != "cpu"
     slots = slots or (ACCELERATOR_SLOTS if accelerator else CPU_SLOTS)
-    run = _Run(world.simulation_body(bodies, protocol), reasons, protocol, slots, progress)
+    run = _Run(world.simulation_body(bodies, protocol), why, protocol, slots, progress)
     waiting = len(run.queue)
     pools = 1 if accelerator else min(_cores(), -(-waiting // slots))
     if waiting:
@@ -92,11 +91,11 @@ def drop(
             with concurrent.futures.ThreadPoolExecutor(pools) as threads:
                 for done in [threads.submit(run.drive) for _ in range(pools)]:
                     done.result()
-    return Rest.from_states(run.pose[:, :3], run.pose[:, 3:], run.steps, run.at_rest, reasons)
+    return Rest.from_states(run.pose[:, :3], run.pose[:, 3:], run.steps, run.at_rest, why)
 
 
 def advance(
-    protocol: Protocol, pool: Pool, fresh: world.Body, refill: Bool[Array, "S"]
+    protocol: Protocol, pool: Pool, fresh: world.Body, refill: Bool[Array, " S"]
 ) -> tuple[Pool, Outcome]:
     """Puts fresh bodies where `refill` says, then simulates up to the next check."""
 
@@ -163,7 +162,8 @@ class _Run:
         slots = self.slots
         index = np.zeros(slots, np.int64)
         active, refill = np.zeros(slots, bool), np.ones(slots, bool)
-        pool, fresh = None, None
+        pool: Pool | None = None
+        fresh: Any = None
         while True:
             if refill.any():
                 taken = self._take(np.flatnonzero(refill))
@@ -178,7 +178,7 @@ class _Run:
             pool, outcome = self.advance(pool, fresh, refill)
             refill = self._record(index, active, outcome)
 
-    def _record(self, index, active, outcome: Outcome) -> Bool[np.ndarray, "S"]:
+    def _record(self, index, active, outcome: Outcome) -> Bool[np.ndarray, " S"]:
         done = active & np.asarray(outcome.finished)
         if done.any():
             bodies = index[done]
@@ -195,7 +195,7 @@ class _Run:
         with self._lock:
             bodies = self.queue[self._next : self._next + len(free)]
             self._next += len(bodies)
-        return list(zip(free.tolist(), bodies))
+        return list(zip(free.tolist(), bodies, strict=False))  # the queue may run out
 
     def _packet(self, index) -> world.Body:
         return jax.tree.map(lambda leaf: np.ascontiguousarray(leaf[index]), self.body)

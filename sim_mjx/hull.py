@@ -36,7 +36,7 @@ class Hull:
 
     vertices: Float[np.ndarray, "H 3"]
     triangles: Int[np.ndarray, "F 3"]
-    polygons: list[Int[np.ndarray, "n"]]
+    polygons: list[Int[np.ndarray, " n"]]
     normals: Float[np.ndarray, "P 3"]
 
 
@@ -62,7 +62,7 @@ def convex_hull(points: Float[np.ndarray, "N 3"]) -> Hull:
 
 
 def contact_corners(
-    polygon: Int[np.ndarray, "n"], vertices: Float[np.ndarray, "H 3"]
+    polygon: Int[np.ndarray, " n"], vertices: Float[np.ndarray, "H 3"]
 ) -> Int[np.ndarray, "n 4"]:
     """For each corner of a polygon, the corners that become contacts when that one is deepest.
 
@@ -108,7 +108,7 @@ def _area(corners: Float[np.ndarray, "n 3"], quad: Int[np.ndarray, "4 m"]):
 
 def _merge(
     triangles: Int[np.ndarray, "F 3"], cross: Float[np.ndarray, "F 3"]
-) -> tuple[list[Int[np.ndarray, "n"]], Float[np.ndarray, "P 3"]]:
+) -> tuple[list[Int[np.ndarray, " n"]], Float[np.ndarray, "P 3"]]:
     """Merges edge-connected triangles with the same rounded normal."""
     area = np.linalg.norm(cross, axis=1)
     kept = area > 1e-15  # MuJoCo's smallest number: slivers have no normal
@@ -135,7 +135,7 @@ def _merge(
     return [_outline(triangles[m]) for m in members], normals
 
 
-def _outline(triangles: Int[np.ndarray, "f 3"]) -> Int[np.ndarray, "n"]:
+def _outline(triangles: Int[np.ndarray, "f 3"]) -> Int[np.ndarray, " n"]:
     """Corners around a patch of triangles, in their winding."""
     if len(triangles) == 1:
         return triangles[0]

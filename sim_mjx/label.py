@@ -108,8 +108,8 @@ def label_files(
     constant = {"protocol": protocol.hash(), **engine_record(engine)}
     rows: list[dict[str, Any]] = []
     for start in range(0, len(paths), BLOCK):
-        for row in _label_block(paths[start : start + BLOCK], protocol, engine, report):
-            rows.append({**row, **constant})
+        block = _label_block(paths[start : start + BLOCK], protocol, engine, report)
+        rows.extend({**row, **constant} for row in block)
     metadata = {"protocol": json.dumps(protocol.to_dict(), sort_keys=True)}
     return pa.Table.from_pylist(rows, schema=SCHEMA.with_metadata(metadata))
 

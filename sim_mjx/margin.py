@@ -20,7 +20,7 @@ from sim_mjx.bodies import RigidBody
 TOUCH = 1e-3
 
 
-def static_margin_deg(bodies: RigidBody, *, touch: float = TOUCH) -> Float[np.ndarray, "B"]:
+def static_margin_deg(bodies: RigidBody, *, touch: float = TOUCH) -> Float[np.ndarray, " B"]:
     """Smallest tipping angle at the start pose, degrees; 0 where the centre of mass is outside.
 
     Args:
@@ -30,17 +30,17 @@ def static_margin_deg(bodies: RigidBody, *, touch: float = TOUCH) -> Float[np.nd
     points = bodies.body_points()
     com = np.asarray(bodies.com, np.float64)
     size = bodies.size()
-    return np.array([_margin(p, c, touch * s) for p, c, s in zip(points, com, size)])
+    return np.array([_margin(p, c, touch * s) for p, c, s in zip(points, com, size, strict=True)])
 
 
-def _margin(points: Float[np.ndarray, "K 3"], com: Float[np.ndarray, "3"], depth: float) -> float:
+def _margin(points: Float[np.ndarray, "K 3"], com: Float[np.ndarray, " 3"], depth: float) -> float:
     ground = points[:, 2].min()
     feet = points[points[:, 2] <= ground + depth, :2]
     distance = distance_inside(feet, com[:2])
     return float(np.degrees(np.arctan2(max(distance, 0.0), com[2] - ground)))
 
 
-def distance_inside(feet: Float[np.ndarray, "K 2"], point: Float[np.ndarray, "2"]) -> float:
+def distance_inside(feet: Float[np.ndarray, "K 2"], point: Float[np.ndarray, " 2"]) -> float:
     """Distance from `point` to the nearest edge of the feet's convex hull, negative outside.
 
     A hull without area supports nothing but itself: 0.

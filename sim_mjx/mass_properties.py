@@ -36,7 +36,7 @@ class MassProperties:
     """
 
     volume: float
-    com: Float[np.ndarray, "3"]
+    com: Float[np.ndarray, " 3"]
     tensor: Float[np.ndarray, "3 3"]
     mode: str
     fallback: str | None = None
@@ -80,7 +80,7 @@ def winding_fault(triangles: Int[np.ndarray, "F 3"]) -> str | None:
 
 def _integrate(
     vertices: Float[np.ndarray, "N 3"], triangles: Int[np.ndarray, "F 3"], absolute: bool
-) -> tuple[float, Float[np.ndarray, "3"], Float[np.ndarray, "3 3"]]:
+) -> tuple[float, Float[np.ndarray, " 3"], Float[np.ndarray, "3 3"]]:
     """Volume, centre of mass and inertia tensor about it."""
     a, b, c = (vertices[triangles[:, k]] for k in range(3))
     cross = np.cross(b - a, c - a)

@@ -153,7 +153,13 @@ def body_from_triangles(mesh: Mesh, protocol: Protocol) -> RigidBody:
     hull = convex_hull(vertices)
     mass = mass_properties(vertices, mesh.triangles, hull, protocol.inertia)
     if mass.fallback:
-        _log.info("%s: %s inertia instead of %s: %s", mesh.source, mass.mode, protocol.inertia, mass.fallback)
+        _log.info(
+            "%s: %s inertia instead of %s: %s",
+            mesh.source,
+            mass.mode,
+            protocol.inertia,
+            mass.fallback,
+        )
     return buckets.hull_body(
         hull,
         mass,
@@ -200,7 +206,9 @@ def _parse(path: pathlib.Path, kind: str, data: bytes):
         raise BodyError("not_a_mesh", f"{path}: no geometry in this {kind} file")
     offsets = np.cumsum([0] + [len(part.vertices) for part in parts])
     vertices = [np.asarray(part.vertices, np.float64) for part in parts]
-    triangles = [np.asarray(part.faces, np.int64) + at for part, at in zip(parts, offsets)]
+    triangles = [
+        np.asarray(part.faces, np.int64) + at for part, at in zip(parts, offsets, strict=False)
+    ]
     if not parts:
         return np.zeros((0, 3)), np.zeros((0, 3), np.int64)
     return np.concatenate(vertices), np.concatenate(triangles)

@@ -6,5 +6,6 @@ import io
 with contextlib.redirect_stdout(io.StringIO()):
     from mujoco import mjx
     from mujoco.mjx._src import collision_driver
+    from mujoco.mjx._src.types import GeomType
 
-__all__ = ["collision_driver", "mjx"]
+__all__ = ["GeomType", "collision_driver", "mjx"]

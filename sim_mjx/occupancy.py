@@ -75,9 +75,10 @@ def placeholder(max_points: int = MAX_POINTS) -> RigidBody:
 
 
 def fill_interior(occupied: Bool[np.ndarray, "R R R"]) -> Bool[np.ndarray, "R R R"]:
-    """Solid voxels: all that the grid's border does not reach through empty voxels (6-connected)."""
+    """Solid voxels: all that the border does not reach through empty voxels (6-connected)."""
     padded = np.pad(~occupied, 1, constant_values=True)
-    labels, _ = ndimage.label(padded)
+    labels = np.zeros(padded.shape, np.int32)
+    ndimage.label(padded, output=labels)
     return (labels != labels[0, 0, 0])[1:-1, 1:-1, 1:-1]
 
 
@@ -144,7 +145,7 @@ def _body(logits: Float[np.ndarray, "R R R"], max_points: int) -> RigidBody:
     extent = support_directions(max_points) @ candidates.astype(np.float32).T
     chosen = candidates[extent.argmax(axis=1)]
     points = (chosen - com) @ rotations.to_matrix(quaternion)
-    _, components = ndimage.label(solid)
+    components = ndimage.label(solid, output=np.zeros(solid.shape, np.int32))
     return RigidBody(
         points=points.astype(np.float32)[None],
         mass=np.array([mass]),
@@ -156,7 +157,7 @@ def _body(logits: Float[np.ndarray, "R R R"], max_points: int) -> RigidBody:
                 source="occupancy",
                 inertia="voxel",
                 hull_points=len(candidates),
-                components=int(components),
+                components=int(np.max(components)),
                 volume=count * voxel**3,
             ),
         ),
@@ -165,7 +166,7 @@ def _body(logits: Float[np.ndarray, "R R R"], max_points: int) -> RigidBody:
 
 def _moments(
     solid: Bool[np.ndarray, "R R R"], count: int
-) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3 3"]]:
+) -> tuple[Float[np.ndarray, " 3"], Float[np.ndarray, "3 3"]]:
     """Centre of mass and the inertia tensor about it of a uniform solid of unit mass."""
     resolution = solid.shape[0]
     axis = (np.arange(resolution) + 0.5) / resolution - 0.5

@@ -5,6 +5,9 @@ default solver iterations: what the MJX labels are measured against, and the eng
 bit-stable labels matter more than speed.
 """
 
+# The bindings of MuJoCo are compiled: type checkers see none of its names.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import concurrent.futures
@@ -13,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 import mujoco
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from sim_mjx import contact, world
 from sim_mjx.bodies import RigidBody
@@ -41,21 +44,21 @@ def drop(
         progress: called with 1 for each finished object.
     """
     count = len(bodies)
-    reasons = [None] * count if reasons is None else list(reasons)
-    if len(reasons) != count:
-        raise ValueError(f"drop: {len(reasons)} reasons for {count} bodies")
+    why: list[str | None] = [None] * count if reasons is None else list(reasons)
+    if len(why) != count:
+        raise ValueError(f"drop: {len(why)} reasons for {count} bodies")
     pose = np.tile(np.array([0.0, 0, 0, 1, 0, 0, 0]), (count, 1))
     steps, at_rest = np.zeros(count, np.int64), np.zeros(count, bool)
     points, start = bodies.body_points(), world.start_position(bodies)
     depth = protocol.skin * bodies.size()
 
     def one(i: int) -> None:
-        if reasons[i] is not None:
+        if why[i] is not None:
             return
         try:
             model = compile_model(bodies, points[i], i, start[i], protocol)
         except ValueError:
-            reasons[i] = COMPILE_FAILED
+            why[i] = COMPILE_FAILED
             return
         pose[i], steps[i], at_rest[i] = simulate(model, points[i], depth[i], protocol)
         if progress is not None:
@@ -64,14 +67,14 @@ def drop(
     with concurrent.futures.ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
         for done in [pool.submit(one, i) for i in range(count)]:
             done.result()
-    return Rest.from_states(pose[:, :3], pose[:, 3:], steps, at_rest, reasons)
+    return Rest.from_states(pose[:, :3], pose[:, 3:], steps, at_rest, why)
 
 
 def compile_model(
     bodies: RigidBody,
     points: Float[np.ndarray, "K 3"],
     index: int,
-    start: Float[np.ndarray, "3"],
+    start: Float[np.ndarray, " 3"],
     protocol: Protocol,
 ) -> mujoco.MjModel:
     """A plane and body `index`: explicit inertia, and a mesh that only has hull points.
@@ -105,7 +108,7 @@ def simulate(
     points: Float[np.ndarray, "K 3"],
     depth: float,
     protocol: Protocol,
-) -> tuple[Float[np.ndarray, "7"], int, Bool[np.ndarray, ""]]:
+) -> tuple[Float[np.ndarray, " 7"], int, bool]:
     """Steps one model to the protocol's end; returns pose, steps and whether it came to rest."""
     data = mujoco.MjData(model)
     minimum = round(protocol.minimum_time / protocol.timestep)
@@ -120,7 +123,7 @@ def simulate(
             break
         if not np.isfinite(speed):
             break
-    return data.qpos.copy(), steps, np.bool_(quiet >= protocol.quiet_checks)
+    return data.qpos.copy(), steps, quiet >= protocol.quiet_checks
 
 
 def _has_footing(data: mujoco.MjData, points: Float[np.ndarray, "K 3"], depth: float) -> bool:

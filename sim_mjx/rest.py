@@ -27,18 +27,18 @@ class Rest:
         quaternion: final orientation wxyz; the start is the identity.
     """
 
-    tilt_deg: Float[np.ndarray, "B"]
-    rotation_deg: Float[np.ndarray, "B"]
+    tilt_deg: Float[np.ndarray, " B"]
+    rotation_deg: Float[np.ndarray, " B"]
     status: np.ndarray
     reason: np.ndarray
-    steps: Int[np.ndarray, "B"]
+    steps: Int[np.ndarray, " B"]
     position: Float[np.ndarray, "B 3"]
     quaternion: Float[np.ndarray, "B 4"]
 
     def __len__(self) -> int:
         return len(self.steps)
 
-    def stable(self, protocol: Protocol) -> Bool[np.ndarray, "B"]:
+    def stable(self, protocol: Protocol) -> Bool[np.ndarray, " B"]:
         """Valid and below the protocol's threshold; `invalid` objects are never stable."""
         angle = self.tilt_deg if protocol.measure == "tilt" else self.rotation_deg
         return (self.status != INVALID) & (angle < protocol.threshold_deg)
@@ -48,18 +48,16 @@ class Rest:
         cls,
         position: Float[np.ndarray, "B 3"],
         quaternion: Float[np.ndarray, "B 4"],
-        steps: Int[np.ndarray, "B"],
-        quiet: Bool[np.ndarray, "B"],
+        steps: Int[np.ndarray, " B"],
+        quiet: Bool[np.ndarray, " B"],
         reasons: list[str | None],
     ) -> Rest:
         """Builds the struct; a given reason or a state that is not finite makes `invalid`."""
         position = np.array(position, np.float64)
         quaternion = np.array(quaternion, np.float64)
         finite = np.isfinite(position).all(axis=1) & np.isfinite(quaternion).all(axis=1)
-        reason = np.array(
-            [r if r is not None else None if ok else NOT_FINITE for r, ok in zip(reasons, finite)],
-            dtype=object,
-        )
+        reason = np.array(reasons, dtype=object)
+        reason[~finite & (reason == None)] = NOT_FINITE  # noqa: E711, elementwise
         invalid = np.array([r is not None for r in reason], dtype=bool)
         position[invalid], quaternion[invalid] = np.nan, np.nan
         return cls(
@@ -73,14 +71,14 @@ class Rest:
         )
 
 
-def tilt_deg(quaternion: Float[np.ndarray, "B 4"]) -> Float[np.ndarray, "B"]:
+def tilt_deg(quaternion: Float[np.ndarray, "B 4"]) -> Float[np.ndarray, " B"]:
     """Angle between the body's up axis and world up, degrees in [0, 180]; yaw does not count."""
     w, x, y, z = _unit(quaternion).T
     horizontal = np.hypot(2 * (x * z + w * y), 2 * (y * z - w * x))
     return np.degrees(np.arctan2(horizontal, 1 - 2 * (x * x + y * y)))
 
 
-def rotation_deg(quaternion: Float[np.ndarray, "B 4"]) -> Float[np.ndarray, "B"]:
+def rotation_deg(quaternion: Float[np.ndarray, "B 4"]) -> Float[np.ndarray, " B"]:
     """DSO's total rotation 2 acos(w), degrees in [0, 360].
 
     Written with the vector part, since acos has no resolution near w = 1 in float32.

@@ -6,10 +6,13 @@ replaced and the contact points are handed to the collider, so that `vmap` steps
 Legend: leading S is the batch axis that `vmap` takes away; K support points.
 """
 
+# The bindings of MuJoCo are compiled: type checkers see none of its names.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +35,7 @@ class State(NamedTuple):
 
 
 class Body(NamedTuple):
-    """What the simulation reads of an object, float32."""
+    """What the simulation reads of an object, float32; numpy until it enters a program."""
 
     points: Float[Array, "*S K 3"]
     mass: Float[Array, "*S"]
@@ -46,18 +49,17 @@ class Body(NamedTuple):
 
 def simulation_body(bodies: RigidBody, protocol: Protocol) -> Body:
     """The numbers of a batch as the simulation wants them: float32, lowest point at z = 0."""
-    start = start_position(bodies)
-    body = Body(
-        points=np.asarray(bodies.points),
-        mass=bodies.mass,
-        com=bodies.com,
-        inertia=bodies.inertia,
-        inertia_quat=bodies.inertia_quat,
-        start=start,
-        skin=protocol.skin * bodies.size(),
-    )
-    body = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), body)
-    return body._replace(polygons=bodies.polygons if protocol.contact == "c4" else None)
+    numbers = {
+        "points": bodies.points,
+        "mass": bodies.mass,
+        "com": bodies.com,
+        "inertia": bodies.inertia,
+        "inertia_quat": bodies.inertia_quat,
+        "start": start_position(bodies),
+        "skin": protocol.skin * bodies.size(),
+    }
+    single: dict[str, Any] = {name: np.asarray(x, np.float32) for name, x in numbers.items()}
+    return Body(**single, polygons=bodies.polygons if protocol.contact == "c4" else None)
 
 
 def start_position(bodies: RigidBody) -> Float[np.ndarray, "B 3"]:
@@ -145,7 +147,7 @@ def has_footing(body: Body, state: State) -> Bool[Array, ""]:
     return contact.spans_area(world, body.skin, jnp)
 
 
-def _rotate(quaternion: Float[Array, "4"], vector: Float[Array, "3"]) -> Float[Array, "3"]:
+def _rotate(quaternion: Float[Array, " 4"], vector: Float[Array, " 3"]) -> Float[Array, " 3"]:
     w, axis = quaternion[0], quaternion[1:]
     turn = 2.0 * jnp.cross(axis, vector)
     return vector + w * turn + jnp.cross(axis, turn)
