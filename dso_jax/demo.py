@@ -139,7 +139,8 @@ def _one_seed(
     Returns:
         Method -> the columns of its evaluation.
     """
-    prefix = f"seed {seed}: " if config.seeds > 1 else ""
+    # The first seed's stages are called as if it were alone, so that more seeds build on it.
+    prefix = f"seed {seed}: " if seed else ""
     folder = seed_folder(config.out, seed)
     origin = {"about": {k: v for k, v in about.items() if k != "device"}, "seed": seed}
     origin["version"] = versions()["dso-jax"]

@@ -132,6 +132,13 @@ def test_seeds_have_their_own_data_adapters_and_rows(tmp_path, capsys):
     assert list(shown.columns[0].cells) == ["0"] * 4 + ["1"] * 4 + ["mean"] * 4
 
 
+def test_more_seeds_build_on_the_first(tmp_path):
+    demo.run(demo.DemoConfig(out=tmp_path, exhibits=1), FakeWork())
+    work = FakeWork()
+    demo.run(demo.DemoConfig(seeds=2, out=tmp_path, exhibits=1), work)
+    assert {call[-1] for call in work.calls} == {1}
+
+
 def test_the_gallery_takes_the_first_of_each_kind_one_an_object():
     base = {
         "object": np.array([0, 0, 1, 2, 2, 3, 4]),
