@@ -60,7 +60,9 @@ class TimestepEmbedder(nnx.Module):
 
     def __call__(self, t: jax.Array) -> jax.Array:
         half = FREQUENCIES // 2
-        freqs = jnp.exp(-np.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
+        # In fp32 as upstream, but for exp: XLA's is off by an ulp or two, which 1000 t multiplies.
+        exponent = np.float32(-np.log(10000.0)) * np.arange(half, dtype=np.float32) / half
+        freqs = np.exp(exponent.astype(np.float64)).astype(np.float32)
         angles = t.astype(jnp.float32)[:, None] * freqs
         emb = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], -1)
         return self.mlp["2"](nnx.silu(self.mlp["0"](emb)))
