@@ -22,8 +22,8 @@ from dso_jax.cli import environment
 REQUIRED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "mujoco", "mujoco-mjx")
 REQUIRED += ("trimesh", "numpy", "scipy", "scikit-image", "pyarrow", "safetensors")
 OPTIONAL = {
-    "torch": ("reading .pt files, parity tests, benchmarks against torch", "dso-jax[torch]"),
-    "peft": ("checking exported adapters with PEFT itself", "dso-jax[torch]"),
+    "torch": ("reading .pt files, parity tests, benchmarks against torch", "torch"),
+    "peft": ("checking exported adapters with PEFT itself", "torch"),
 }
 ATTENTION: tuple[Literal["xla", "cudnn"], ...] = ("xla", "cudnn")
 TOYBOX_PARTS = ("flow", "decoder", "encoder")
@@ -112,12 +112,12 @@ def _attention(implementation: Literal["xla", "cudnn"]) -> str:
 
 def _missing(versions: dict[str, str | None], on_gpu: bool) -> list[dict[str, str]]:
     missing = [
-        {"what": name, "disables": "everything", "remedy": "pip install dso-jax"}
+        {"what": name, "disables": "everything", "remedy": environment.install("dev")}
         for name in REQUIRED
         if not versions[name]
     ]
     missing += [
-        {"what": name, "disables": disables, "remedy": f"pip install '{extra}'"}
+        {"what": name, "disables": disables, "remedy": environment.install(extra)}
         for name, (disables, extra) in OPTIONAL.items()
         if not versions[name]
     ]
@@ -137,7 +137,7 @@ def _missing_gpu() -> dict[str, str]:
     if plugins:
         remedy = f"{plugins[0]} is installed but JAX uses none: check the driver and --devices"
     elif shutil.which("nvidia-smi"):
-        remedy = "this machine has a GPU driver: pip install 'dso-jax[cuda13]' (or cuda12)"
+        remedy = f"this machine has an NVIDIA driver: {environment.install('cuda13')} (or cuda12)"
     else:
         remedy = "none on this machine; everything runs on the CPU, training TRELLIS too slowly"
     disables = "cuDNN attention, training at TRELLIS size"

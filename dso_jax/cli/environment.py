@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import sys
 from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 
@@ -65,11 +66,14 @@ def cuda_plugins() -> list[str]:
     return [name for name in names if importlib.util.find_spec(name)]
 
 
+def install(extra: str) -> str:
+    """The command that installs one of the extras of pyproject.toml."""
+    return f"in the checkout, run `{sys.executable} -m pip install -e '.[{extra}]'`"
+
+
 def _devices(value: str, xla_flags: str) -> dict[str, str]:
     if (value == "gpu" or value[0].isdigit()) and not cuda_plugins():
-        raise UsageError(
-            f"--devices {value}: JAX is installed without CUDA; pip install 'dso-jax[cuda13]'"
-        )
+        raise UsageError(f"--devices {value}: JAX is installed without CUDA; {install('cuda13')}")
     if value == "gpu":
         return {"JAX_PLATFORMS": "cuda"}
     if re.fullmatch(r"\d+(,\d+)*", value):
