@@ -113,7 +113,7 @@ def _merge(
     area = np.linalg.norm(cross, axis=1)
     kept = area > 1e-15  # MuJoCo's smallest number: slivers have no normal
     triangles, cross, area = triangles[kept], cross[kept], area[kept]
-    unit = cross / area[:, None]
+    unit = cross / area[:, None] + 0.0  # no negative zeros: atan2 would see the other half turn
     polar = np.arccos(np.clip(unit[:, 2], -1.0, 1.0))
     azimuth = np.where(np.abs(unit[:, 2]) > _POLE, 0.0, np.arctan2(unit[:, 1], unit[:, 0]))
     keys = np.round(np.stack([azimuth, polar]) / _ANGLE).T

@@ -81,26 +81,34 @@ def winding_fault(triangles: Int[np.ndarray, "F 3"]) -> str | None:
 def _integrate(
     vertices: Float[np.ndarray, "N 3"], triangles: Int[np.ndarray, "F 3"], absolute: bool
 ) -> tuple[float, Float[np.ndarray, " 3"], Float[np.ndarray, "3 3"]]:
-    """Volume, centre of mass and inertia tensor about it."""
-    a, b, c = (vertices[triangles[:, k]] for k in range(3))
-    cross = np.cross(b - a, c - a)
+    """Volume, centre of mass, and inertia tensor about it.
+
+    In two passes, as MuJoCo does: absolute volumes depend on the apex of the tetrahedra, and only
+    the second pass, with the apex at the centre of mass, counts for volume and inertia.
+    """
+    corners = vertices[triangles]
+    cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     area = 0.5 * np.linalg.norm(cross, axis=1)
     if not area.sum() > 0:
         return 0.0, np.zeros(3), np.zeros((3, 3))
-    apex = area @ ((a + b + c) / 3) / area.sum()
-    a, b, c = a - apex, b - apex, c - apex
-    share = np.einsum("fi,fi->f", a, cross) / 6
-    if absolute:
-        share = np.abs(share)
-    volume = float(share.sum())
-    if volume == 0.0:
+    apex = area @ corners.mean(axis=1) / area.sum()
+    share = _volumes(corners - apex, cross, absolute)
+    if share.sum() == 0.0:
         return 0.0, apex, np.zeros((3, 3))
-    total = a + b + c
-    com = share @ (total / 4) / volume
-    # Second moments of a tetrahedron with one corner at the apex: (sum p p^T + s s^T) / 20.
-    second = np.einsum("f,fi,fj->ij", share, total, total)
-    for corner in (a, b, c):
-        second += np.einsum("f,fi,fj->ij", share, corner, corner)
-    covariance = second / 20 - volume * np.outer(com, com)
-    tensor = np.trace(covariance) * np.eye(3) - covariance
-    return volume, com + apex, tensor
+    com = apex + share @ (0.75 * (corners - apex).mean(axis=1)) / share.sum()
+    corners = corners - com
+    share = _volumes(corners, cross, absolute)
+    # Second moments of a tetrahedron with one corner at the origin: (sum p p^T + s s^T) / 20.
+    total = corners.sum(axis=1)
+    second = np.einsum("f,fki,fkj->ij", share, corners, corners)
+    second += np.einsum("f,fi,fj->ij", share, total, total)
+    tensor = (np.trace(second) * np.eye(3) - second) / 20
+    return float(share.sum()), com, tensor
+
+
+def _volumes(
+    corners: Float[np.ndarray, "F 3 3"], cross: Float[np.ndarray, "F 3"], absolute: bool
+) -> Float[np.ndarray, " F"]:
+    """Volumes of the tetrahedra between each triangle and the origin."""
+    share = np.einsum("fi,fi->f", corners[:, 0], cross) / 6
+    return np.abs(share) if absolute else share
