@@ -16,6 +16,7 @@ if __name__ == "__main__":
 
     sys.exit(dso(["train", *sys.argv[1:]]))
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
@@ -30,7 +31,7 @@ from dso_jax.store import Dataset
 from dso_jax.training import heldout, policy, runs, setup, sharding
 from dso_jax.training.checkpoints import Checkpoints, Origin
 from dso_jax.training.interrupt import stop_on_signal
-from dso_jax.training.metrics import MetricLog, Throughput, check_finite, progress_bar
+from dso_jax.training.metrics import MetricLog, Throughput, check_finite, headline, progress_bar
 from dso_jax.training.optimizer import learning_rate, make_optimizer
 from dso_jax.training.step import init_state, make_diagnose, make_probe, make_step
 
@@ -153,6 +154,8 @@ def main(
     # ---------------------------------------------------------------- the loop
     iterator = data.iterate(batches, position)
     with (
+        contextlib.closing(log),
+        contextlib.closing(checkpoints),
         stop_on_signal() as stop,
         progress_bar(objective.name.upper(), position, train.steps, first) as progress,
     ):
@@ -170,7 +173,7 @@ def main(
                 values = jax.device_get(diagnose(*probed) | stats) | {"samples_per_s": speed.rate()}
                 row = log.write("train", position - 1, values)
                 check_finite(row, train.max_skipped)
-                progress(position, f"loss {row['loss']:.4f}  {row['samples_per_s']:.1f} samples/s")
+                progress(position, headline(row))
             last = position == train.steps
             with speed.pause():
                 score = None
@@ -187,7 +190,5 @@ def main(
         write_adapter("adapter", {"step": position})
     else:
         logger.warning("stopped at step %d; the same command goes on from there", position)
-    log.close()
-    checkpoints.close()
     params = lora.combine(state.trainable, weights.frozen)
     return Result(params, model.lora, position, finished, log.rows, best)

@@ -104,6 +104,12 @@ class Throughput:
         self._start, self._paused, self._steps = time.monotonic(), 0.0, 0
 
 
+def headline(row: dict[str, Any]) -> str:
+    """A `train` line of the log in a few words."""
+    loss = "not finite" if row["loss"] is None else f"{row['loss']:.4f}"
+    return f"loss {loss}  {row['samples_per_s']:.1f} samples/s"
+
+
 class NonFiniteError(RuntimeError):
     """Too many steps in a row whose loss or gradient was NaN or infinite."""
 

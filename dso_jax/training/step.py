@@ -66,7 +66,7 @@ def make_step(
         grad = jax.value_and_grad(functools.partial(loss, weights=weights))
         value, grads = _accumulate(grad, state.trainable, groups, accumulation)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
 
         def keep(new: Any, old: Any) -> Any:
@@ -84,8 +84,8 @@ def make_step(
         stats = {
             "lr": lr,
             "grad_norm": grad_norm,
-            "update_norm": optax.global_norm(updates),
-            "param_norm": optax.global_norm(trainable),
+            "update_norm": optax.tree.norm(updates),
+            "param_norm": optax.tree.norm(trainable),
             "skipped": state.skipped,
             "streak": state.streak,
         }

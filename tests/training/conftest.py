@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -27,14 +29,24 @@ FLOW = FlowConfig(
 LORA = LoRAConfig(rank=2, alpha=4.0)
 
 
-def make_base() -> SimpleNamespace:
-    """A fake published generator. No leaf is zero, or the adapter would have no effect."""
-    params = init_flow(FLOW, jax.random.key(1))
-    keys = iter(jax.random.split(jax.random.key(2), len(jax.tree.leaves(params))))
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """What training needs of a published generator."""
+
+    name: str
+    sha256: str
+    flow_config: FlowConfig
+    flow_params: dict
+
+
+def make_base() -> Base:
+    """A fake published generator. No leaf is zero, or an adapter would have no effect."""
+    shapes = jax.eval_shape(lambda key: init_flow(FLOW, key), jax.random.key(0))
+    rng = np.random.default_rng(0)
     params = jax.tree.map(
-        lambda leaf: leaf + 0.1 * jax.random.normal(next(keys), leaf.shape), params
+        lambda leaf: jnp.asarray(0.3 * rng.normal(size=leaf.shape), leaf.dtype), shapes
     )
-    return SimpleNamespace(name="tiny", sha256="0" * 64, flow_config=FLOW, flow_params=params)
+    return Base("tiny", "0" * 64, FLOW, params)
 
 
 def labels(objects: int, samples: int, views: int = 1) -> dict[str, np.ndarray]:
@@ -58,39 +70,34 @@ def labels(objects: int, samples: int, views: int = 1) -> dict[str, np.ndarray]:
     }
 
 
-def write_dataset(folder: Path, columns: dict[str, np.ndarray], **meta) -> Path:
-    """A dataset folder of one shard with these labels."""
+def write_dataset(folder: Path, columns: dict[str, np.ndarray], scale: float = 1.0) -> Path:
+    """A dataset folder of one shard with these labels; `scale` is that of the latents."""
     rng = np.random.default_rng(0)
     n, rows = len(columns["object"]), int(columns["condition_row"].max()) + 1
-    latents = rng.normal(size=(n, 2, 4, 4, 4)).astype(np.float32)
+    latents = (scale * rng.normal(size=(n, 2, 4, 4, 4))).astype(np.float32)
     conditions = rng.normal(size=(rows, 3, 8)).astype(np.float32)
-    DatasetWriter(folder, {"base": "tiny", **meta}).append(columns, latents, conditions)
+    DatasetWriter(folder, {"base": "tiny"}).append(columns, latents, conditions)
     return folder
 
 
-def make_config(data: Path, out: Path, name: str = "dpo", **train) -> Config:
+def make_config(data: str | Path, out: str | Path, name: str = "dpo", **train: Any) -> Config:
     """A run of a few steps with a rate at which something happens."""
-    settings = {"steps": 4, "batch_size": 4, "log_every": 1, "checkpoint_every": 2, "eval_every": 0}
+    settings = {"steps": 4, "batch_size": 8, "log_every": 1, "checkpoint_every": 2}
     return Config(
         data=str(data),
         out=str(out),
         objective=ObjectiveConfig(name=name),
         lora=LORA,
-        optim=OptimConfig(learning_rate=1e-2, warmup_steps=0),
-        train=TrainConfig(**(settings | train)),
+        optim=OptimConfig(learning_rate=1e-2, warmup_steps=2),
+        train=TrainConfig(**{**settings, "eval_every": 0, **train}),
     )
 
 
 @pytest.fixture(scope="session")
-def base() -> SimpleNamespace:
+def base() -> Base:
     return make_base()
 
 
 @pytest.fixture(scope="session")
 def dataset_folder(tmp_path_factory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("data"), labels(objects=6, samples=4))
-
-
-@pytest.fixture
-def config(dataset_folder, tmp_path) -> Config:
-    return make_config(dataset_folder, tmp_path / "run")

@@ -68,7 +68,7 @@ def test_condition_candidates_are_one_sample_a_view(dataset):
 
 
 def test_a_batch_holds_what_its_pairs_point_at(dataset):
-    batch = data.at(data.batches(dataset, batch_size=4, seed=1), step=2)
+    batch = data.at(data.batches(dataset, batch_size=4, seed=1), 2)
     pairs = data.pairs(dataset, seed=1)
     for row in range(4):
         winner, loser, condition = data.at(pairs, 2 * 4 + row)
