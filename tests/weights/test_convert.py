@@ -14,8 +14,9 @@ from numpy.typing import DTypeLike
 from dso_jax.models import DecoderConfig, EncoderConfig, FlowConfig, LoRAConfig, lora
 from tests.models.sizes import DECODERS, ENCODERS, FLOWS, arguments
 from weight_port import WeightError, from_torch, to_torch
-from weight_port.convert import FLOATS, flatten, unflatten
+from weight_port.convert import FLOATS, flatten, plan, unflatten
 from weight_port.models import slots
+from weight_port.rules import Rule
 from weight_port.tables import FLOW, STRUCTURE_VAE
 
 MODELS = [
@@ -151,6 +152,19 @@ def test_rules_read_the_same_both_ways(kind, config):
 def test_no_rule_is_dead():
     used = {slot.rule for kind, config in MODELS for slot in slots(kind, config)}
     assert used == set(FLOW + STRUCTURE_VAE)
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ([Rule("a", "x")], "y has no rule"),
+        ([Rule("a", "x"), Rule("b", "y"), Rule("c", "y")], "y has 2 rules"),
+        ([Rule("a", "x"), Rule("a", "y")], "a fills 2 leaves"),
+    ],
+)
+def test_tables_that_are_not_bijective_are_refused(rules, message):
+    with pytest.raises(WeightError, match=message):
+        plan(rules, {"x": np.zeros(1), "y": np.zeros(1)})
 
 
 @pytest.mark.parametrize(

@@ -168,3 +168,12 @@ def test_final_name_appears_only_when_complete(tmp_path):
 
     files.atomically(path, save)
     assert [(p.name, p.read_bytes()) for p in path.parent.iterdir()] == [("w", b"first second")]
+
+
+def test_reader_of_the_old_file_keeps_the_old_file(tmp_path):
+    """A mapped file must not change under its reader: the name moves, the contents stay."""
+    path = tmp_path / "w"
+    files.write(path, {"x": np.zeros(3, np.float32)})
+    old = files.read(path).tensors["x"]
+    files.write(path, {"x": np.ones(3, np.float32)})
+    assert (old.sum(), files.read(path).tensors["x"].sum()) == (0, 3)

@@ -62,13 +62,15 @@ def test_writing_what_was_read_gives_the_same_bytes(folder, tmp_path):
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
 
 
-def test_whole_tree_and_adapter_alone_give_the_same_files(folder, tmp_path):
+def test_whole_tree_and_trainable_part_give_the_same_file(folder, tmp_path):
     base = jax.tree.map(
         lambda s: jnp.zeros(s.shape), jax.eval_shape(lambda: init_flow(FLOW, jax.random.key(0)))
     )
     params = lora.with_adapter(base, random_adapter())
-    write(tmp_path / "whole", params, LORA, base_sha256=SHA, metadata={"step": "7"})
-    assert (tmp_path / "whole" / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
+    trainable, _ = lora.partition(params, lora.trainable_mask(params, ["lora"]))
+    for tree in (params, trainable):
+        write(tmp_path / "other", tree, LORA, base_sha256=SHA, metadata={"step": "7"})
+        assert (tmp_path / "other" / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
 
 
 def test_names_shapes_and_values_are_pefts(folder):
