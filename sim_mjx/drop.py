@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
+import itertools
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -69,7 +70,8 @@ def drop(
         progress: called with the number of objects that have just finished.
 
     Returns:
-        One entry an object, in order. A result does not depend on the other objects of the batch.
+        One entry an object, in order. The result of an object depends on the others of the batch at
+        most in its last bits, through the slot it gets; the same call gives the same result.
 
     Raises:
         ValueError: if `reasons` is not one entry an object.
@@ -85,12 +87,12 @@ def drop(
     pools = 1 if accelerator else min(_cores(), -(-waiting // slots))
     if waiting:
         run.compile()
-        if pools == 1:
-            run.drive()
-        else:
-            with concurrent.futures.ThreadPoolExecutor(pools) as threads:
-                for done in [threads.submit(run.drive) for _ in range(pools)]:
-                    done.result()
+        # Dealt out beforehand, not on demand: which slot a body gets, and with it the last bits of
+        # its result, must not depend on which thread is faster.
+        queues = [run.queue[pool::pools] for pool in range(pools)]
+        with concurrent.futures.ThreadPoolExecutor(pools) as threads:
+            for done in [threads.submit(run.drive, queue) for queue in queues]:
+                done.result()
     return Rest.from_states(run.pose[:, :3], run.pose[:, 3:], run.steps, run.at_rest, why)
 
 
@@ -144,7 +146,6 @@ class _Run:
         self.pose = np.tile(np.array([0, 0, 0, 1, 0, 0, 0], np.float32), (count, 1))
         self.steps = np.zeros(count, np.int64)
         self.at_rest = np.zeros(count, bool)
-        self._next = 0
         self._lock = threading.Lock()
 
     def compile(self) -> None:
@@ -157,20 +158,21 @@ class _Run:
             _compiled[key] = _program(self.protocol).lower(pool, fresh, refill).compile()
         self.advance = _compiled[key]
 
-    def drive(self) -> None:
+    def drive(self, queue: list[int]) -> None:
         """Runs one pool until the queue is empty and its slots are done."""
-        slots = self.slots
+        slots, waiting = self.slots, iter(queue)
         index = np.zeros(slots, np.int64)
         active, refill = np.zeros(slots, bool), np.ones(slots, bool)
         pool: Pool | None = None
         fresh: Any = None
         while True:
             if refill.any():
-                taken = self._take(np.flatnonzero(refill))
-                refill = np.zeros(slots, bool)
-                for slot, body in taken:
-                    index[slot], active[slot], refill[slot] = body, True, True
-                if taken or fresh is None:
+                free = np.flatnonzero(refill)
+                bodies = list(itertools.islice(waiting, len(free)))
+                free = free[: len(bodies)]
+                index[free], active[free] = bodies, True
+                refill = np.isin(np.arange(slots), free)
+                if bodies or fresh is None:
                     fresh = jax.device_put(self._packet(index))
             if not active.any():
                 return
@@ -190,12 +192,6 @@ class _Run:
                 with self._lock:
                     self.progress(int(done.sum()))
         return ~active
-
-    def _take(self, free) -> list[tuple[int, int]]:
-        with self._lock:
-            bodies = self.queue[self._next : self._next + len(free)]
-            self._next += len(bodies)
-        return list(zip(free.tolist(), bodies, strict=False))  # the queue may run out
 
     def _packet(self, index) -> world.Body:
         return jax.tree.map(lambda leaf: np.ascontiguousarray(leaf[index]), self.body)

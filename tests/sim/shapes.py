@@ -63,7 +63,11 @@ def toy_logits(count: int, resolution: int = 32, seed: int = 0) -> np.ndarray:
         half, depth, tall = rng.uniform(0.05, 0.2, 2).tolist() + [rng.uniform(0.2, 0.45)]
         lean = rng.uniform(-0.35, 0.35)
         upper = np.maximum.reduce(
-            [np.abs(x - lean * (z + 0.45)) - half, np.abs(y) - depth, np.abs(z + 0.45 - tall) - tall]
+            [
+                np.abs(x - lean * (z + 0.45)) - half,
+                np.abs(y) - depth,
+                np.abs(z + 0.45 - tall) - tall,
+            ]
         )
         foot = rng.uniform(0.1, 0.2, 2)
         lower = np.maximum.reduce(

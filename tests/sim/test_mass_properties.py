@@ -67,9 +67,7 @@ def test_exact_annulus_in_closed_form():
     exact = mass_properties(ring.vertices, ring.triangles, hull, "exact")
     volume = np.pi * (outer**2 - inner**2) * height
     np.testing.assert_allclose(exact.volume, volume, rtol=1e-5)
-    np.testing.assert_allclose(
-        exact.tensor[2, 2], volume * (inner**2 + outer**2) / 2, rtol=1e-5
-    )
+    np.testing.assert_allclose(exact.tensor[2, 2], volume * (inner**2 + outer**2) / 2, rtol=1e-5)
     # `legacy` counts the hole's walls as solid; `convex` fills the hole.
     legacy = mass_properties(ring.vertices, ring.triangles, hull, "legacy")
     convex = mass_properties(ring.vertices, ring.triangles, hull, "convex")
