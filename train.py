@@ -97,6 +97,7 @@ def main(
     setup.check_fit(dataset, base)
     adapter_key, step_key = jax.random.split(jax.random.key(train.seed))
     model, trainable, weights = policy.build(config, base, adapter_key)
+    logger.info(setup.describe(trainable, weights))
     if evaluate is None:
         evaluate = heldout.make_evaluate(config, base, model.lora)
     folder = runs.open_run(config)
@@ -114,6 +115,7 @@ def main(
         state, saved = restored
         position, best = saved["position"], saved["best"]
         logger.info("%s: resumed at step %d", folder, position)
+    runs.write_config(folder, config)
 
     # ---------------------------------------------------------------- compile
     batch = sharding.to_device(data.at(batches, position), mesh)

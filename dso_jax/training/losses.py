@@ -4,8 +4,6 @@ Shapes: G groups (pairs, or single samples when unpaired), M members of a group 
 1 when unpaired), A micro-batches, (C,R,R,R) a latent, S condition tokens.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import jax

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -12,6 +13,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+logger = logging.getLogger(__name__)
+SECONDS_BETWEEN_LINES = 30.0
 
 
 class MetricLog:
@@ -126,7 +130,10 @@ def check_finite(row: dict[str, Any], limit: int) -> None:
 
 @contextlib.contextmanager
 def progress_bar(description: str, start: int, total: int, active: bool = True) -> Iterator:
-    """A progress bar on stderr, drawn on a terminal only; yields update(step, text)."""
+    """A progress bar on stderr; yields update(step, text).
+
+    Where nobody watches (stderr is a file), it is a log line now and then instead.
+    """
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
@@ -136,13 +143,18 @@ def progress_bar(description: str, start: int, total: int, active: bool = True) 
         TimeRemainingColumn(),
     )
     shown = active and console.is_terminal
+    said = time.monotonic()
     # Two redraws a second: on two cores, a faster bar takes time from the training.
     with Progress(*columns, console=console, refresh_per_second=2, disable=not shown) as progress:
         task = progress.add_task(description, total=total, completed=start, text="")
+        latest = ""
 
         def update(step: int, text: str | None = None) -> None:
-            progress.update(task, completed=step)
-            if text is not None:
-                progress.update(task, text=text)
+            nonlocal said, latest
+            latest = latest if text is None else text
+            progress.update(task, completed=step, text=latest)
+            if active and not shown and time.monotonic() - said > SECONDS_BETWEEN_LINES:
+                logger.info("%s %d/%d  %s", description, step, total, latest)
+                said = time.monotonic()
 
         yield update

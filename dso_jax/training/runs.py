@@ -37,7 +37,7 @@ OURS = ("config.yaml", "metrics.jsonl", "checkpoints", "adapter", "adapter-best"
 
 
 def open_run(config: Config) -> Path:
-    """Make or take up the run folder, and write the resolved configuration into it.
+    """Make or take up the run folder.
 
     Raises:
         UsageError: it cannot be written, or holds a run that trained something else.
@@ -60,8 +60,12 @@ def open_run(config: Config) -> Path:
                     f"{folder} holds a run with {key} {old}, this one has {new}; choose another "
                     "--out, or throw the old one away with --train.overwrite"
                 )
-    write_atomic(path, lambda temporary: config_io.save(config, temporary))
     return folder
+
+
+def write_config(folder: Path, config: Config) -> None:
+    """Write the resolved configuration."""
+    write_atomic(folder / "config.yaml", lambda temporary: config_io.save(config, temporary))
 
 
 def write_adapter(

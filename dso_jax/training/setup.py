@@ -7,9 +7,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import jax
+
 from dso_jax.config import Config
 from dso_jax.errors import UsageError
 from dso_jax.store import Dataset
+from dso_jax.training.policy import Weights
 from weight_port import WeightError
 
 logger = logging.getLogger(__name__)
@@ -48,6 +51,13 @@ def check_fit(dataset: Dataset, base: Any) -> None:
     made_by = dataset.meta.get("base_sha256")
     if made_by not in (None, base.sha256):
         logger.warning("%s: the samples were made by another generator than %s", meta, base.name)
+
+
+def describe(trainable: dict, weights: Weights) -> str:
+    """How much trains, as a sentence."""
+    counts = [sum(leaf.size for leaf in jax.tree.leaves(t)) for t in (trainable, weights.frozen)]
+    share = 100 * counts[0] / sum(counts)
+    return f"{counts[0]:,} of {sum(counts):,} parameters train ({share:.2f} %)"
 
 
 def compile_all(*functions: Any, arguments: tuple) -> list[Callable]:

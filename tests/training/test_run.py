@@ -202,6 +202,15 @@ def test_resuming_something_else_is_refused(uninterrupted, base, tmp_path):
         run(config, base)
 
 
+@pytest.mark.slow  # two more device counts to compile for
+def test_a_run_resumes_on_other_numbers_of_devices(uninterrupted, base, config):
+    _, whole = uninterrupted
+    for steps, devices in ((1, 1), (2, 4), (4, 2)):
+        moved = train.main(change(config, steps=steps), base=base, devices=jax.devices()[:devices])
+        assert moved.steps == steps
+    chex.assert_trees_all_close(adapter(moved), adapter(whole), rtol=1e-4, atol=1e-5)
+
+
 def test_overwrite_starts_again(base, config):
     run(change(config, steps=1), base)
     with pytest.raises(UsageError, match=r"train.seed 0, this one has 1.*--train.overwrite"):
