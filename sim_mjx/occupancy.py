@@ -121,7 +121,7 @@ def surface_candidates(
 def support_indices(
     candidates: Float[np.ndarray, "M 3"], count: int, voxel: float
 ) -> Int[np.ndarray, " D"]:
-    """Indices of `count` candidates that stand for all: extreme ones, then hull corners of the feet.
+    """Indices of `count` candidates that stand for all: extreme ones, then corners of the feet.
 
     Which bumps of a rough foot carry the object can decide its label, and directions alone miss a
     few; they mostly agree on far fewer than `count` points, which leaves room for the rest.

@@ -60,7 +60,7 @@ def toy_logits(count: int, resolution: int = 32, seed: int = 0) -> np.ndarray:
     x, y, z = grid(resolution)
     objects = []
     for _ in range(count):
-        half, depth, tall = rng.uniform(0.05, 0.2, 2).tolist() + [rng.uniform(0.2, 0.45)]
+        half, depth, tall = rng.uniform([0.05, 0.05, 0.2], [0.2, 0.2, 0.45])
         lean = rng.uniform(-0.35, 0.35)
         upper = np.maximum.reduce(
             [

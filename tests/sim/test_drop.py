@@ -10,9 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-import sim_mjx
 from sim_mjx import concatenate, drop, referee, rotations
-from sim_mjx.meshes import body_from_mesh
+from sim_mjx.buckets import BUCKETS
+from sim_mjx.meshes import Mesh, body_from_mesh, body_from_triangles
 from tests.sim import shapes
 
 # The same arithmetic in lanes of another width rounds differently in the last bits.
@@ -90,7 +90,7 @@ def test_agrees_with_the_referee(small, dropped):
 
 def test_early_stop_keeps_labels(small):
     """Ten seconds in C, where they are cheap; a pin balanced on its tip is the hard case."""
-    pin = sim_mjx.meshes.body_from_triangles(_pin(), shapes.EVAL)
+    pin = body_from_triangles(_pin(), shapes.EVAL)
     bodies = concatenate([small, pin])
     full = dataclasses.replace(shapes.EVAL, early_stop=False)
     short, long = referee.drop(bodies, shapes.EVAL), referee.drop(bodies, full)
@@ -100,7 +100,7 @@ def test_early_stop_keeps_labels(small):
 
 
 def test_a_balanced_pin_is_not_at_rest():
-    pin = sim_mjx.meshes.body_from_triangles(_pin(), shapes.EVAL)
+    pin = body_from_triangles(_pin(), shapes.EVAL)
     rest = drop(pin, shapes.EVAL)
     assert not rest.stable(shapes.EVAL)[0]
 
@@ -113,7 +113,7 @@ def _pin():
     around = np.arange(12)
     side = np.stack([0 * around, 1 + (around + 1) % 12, 1 + around], axis=1)
     top = np.stack([0 * around[2:] + 1, around[1:-1] + 1, around[2:] + 1], axis=1)
-    return sim_mjx.meshes.Mesh(vertices, np.concatenate([side, top]))
+    return Mesh(vertices, np.concatenate([side, top]))
 
 
 def test_not_finite_is_invalid(small):
@@ -154,7 +154,7 @@ def test_one_trace_a_bucket(monkeypatch):
             batch = concatenate(group)[np.arange(count) % len(group)]
             assert len(drop(batch, shapes.EVAL)) == count
     assert len(module._compiled) == 2
-    assert len(sim_mjx.buckets.BUCKETS) + 1 <= 6
+    assert len(BUCKETS) + 1 <= 6
 
 
 def test_bodies_index_like_arrays(small):

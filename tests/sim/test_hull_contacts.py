@@ -1,5 +1,8 @@
 """Hull polygons and contact corners against C MuJoCo's."""
 
+# The bindings of MuJoCo are compiled: type checkers see none of its names.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import mujoco

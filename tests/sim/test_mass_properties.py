@@ -1,5 +1,8 @@
 """Mass properties against MuJoCo's own compiler, and against closed forms."""
 
+# The bindings of MuJoCo are compiled: type checkers see none of its names.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import mujoco

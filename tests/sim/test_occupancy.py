@@ -23,6 +23,11 @@ def tensor(bodies, i=0):
     return axes @ np.diag(bodies.inertia[i]) @ axes.T
 
 
+def cube(voxels, centre=0.0):
+    half = voxels * VOXEL
+    return shapes.box_logits(RESOLUTION, (half, half, half), (centre, centre, centre))
+
+
 def test_box_in_closed_form():
     """Faces on voxel boundaries: exact."""
     half, centre = (4 * VOXEL, 6 * VOXEL, 10 * VOXEL), (2 * VOXEL, 0.0, -3 * VOXEL)
@@ -62,10 +67,9 @@ def test_sphere_in_closed_form():
 
 
 def test_interior_is_filled_and_parts_are_counted():
-    half = (6 * VOXEL,) * 3
-    solid = shapes.box_logits(RESOLUTION, half)
-    shell = np.minimum(solid, -shapes.box_logits(RESOLUTION, (4 * VOXEL,) * 3))
-    both = np.maximum(shell, shapes.box_logits(RESOLUTION, (2 * VOXEL,) * 3, (0.4, 0.4, 0.4)))
+    solid = cube(6)
+    shell = np.minimum(solid, -cube(4))
+    both = np.maximum(shell, cube(2, 0.4))
     bodies, _ = bodies_from_occupancy(np.stack([solid, shell, both]))
     assert (shell > 0).sum() < (solid > 0).sum()
     np.testing.assert_allclose(bodies.mass[1], bodies.mass[0])

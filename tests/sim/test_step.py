@@ -1,10 +1,14 @@
 """One MJX step against one step of C MuJoCo, from the same state."""
 
+# The bindings of MuJoCo are compiled: type checkers see none of its names.
+# pyright: reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import functools
 
 import jax
+import jax.numpy as jnp
 import mujoco
 import numpy as np
 import pytest
@@ -47,7 +51,7 @@ def test_step_by_step(trajectory):
     columns = (np.array(column) for column in zip(*rows, strict=True))
     index, qpos, qvel, warmstart, next_qvel, next_qpos, contacts = columns
     body = jax.tree.map(lambda leaf: leaf[index], world.simulation_body(bodies, shapes.EVAL))
-    state = world.State(*(x.astype(np.float32) for x in (qpos, qvel, warmstart)))
+    state = world.State(*(jnp.asarray(x, jnp.float32) for x in (qpos, qvel, warmstart)))
     after = jax.jit(jax.vmap(functools.partial(world.step, shapes.EVAL)))(body, state)
     error = np.abs(np.asarray(after.qvel) - next_qvel).max(axis=1)
     assert (contacts > 0).mean() > 0.5  # the drops do touch the ground
@@ -67,10 +71,11 @@ def test_inverse_weight_is_one_over_mass(trajectory):
 def test_collider_is_registered_only_while_tracing(trajectory):
     pair = (GeomType.PLANE, GeomType.MESH)
     stock = collision_driver._COLLISION_FUNC[pair]
-    points = np.zeros((4, 3), np.float32)
-    with contact.plane_mesh_rule(points, contact.skin_rule(points, np.float32(1e-3))):
+    points = jnp.zeros((4, 3))
+    rule = contact.skin_rule(points, jnp.float32(1e-3))
+    with contact.plane_mesh_rule(points, rule):
         assert collision_driver._COLLISION_FUNC[pair] is not stock
     assert collision_driver._COLLISION_FUNC[pair] is stock
-    with pytest.raises(RuntimeError), contact.plane_mesh_rule(points, None):
+    with pytest.raises(RuntimeError), contact.plane_mesh_rule(points, rule):
         raise RuntimeError
     assert collision_driver._COLLISION_FUNC[pair] is stock
