@@ -11,6 +11,10 @@ FORWARD = 1e-5
 GRADIENT = 1e-4
 TRAJECTORY = 1e-4
 
+# For programs that take longer to compile than to run: halves it. Whole models are compared under
+# the default optimisation too.
+FAST_COMPILE: dict[str, bool | str] = {"xla_backend_optimization_level": "0"}
+
 
 def difference(ours, reference) -> float:
     """max|a - b| / max|b|, the measure of every parity figure."""

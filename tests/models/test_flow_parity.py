@@ -14,7 +14,7 @@ from flax import nnx
 from dso_jax import sampler
 from dso_jax.models import LoRAConfig, apply_flow, layers, lora
 from dso_jax.models.transformer import SparseStructureFlow, patchify, position_embedding
-from tests.models.comparison import FORWARD, GRADIENT, TRAJECTORY, difference
+from tests.models.comparison import FAST_COMPILE, FORWARD, GRADIENT, TRAJECTORY, difference
 from tests.models.sizes import FLOWS, arguments
 from weight_port import from_torch
 
@@ -92,7 +92,7 @@ def test_layer_by_layer(name):
     np.testing.assert_array_equal(tokens, seen["input_layer"][0])
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0, compiler_options=FAST_COMPILE)
 def stages(config, params, inputs_of):
     """Output of every stage of ours, each for its own given input."""
     shapes = nnx.eval_shape(lambda: SparseStructureFlow(config, rngs=nnx.Rngs(0)))
@@ -200,7 +200,7 @@ def test_guided_trajectory(name):
         x = x - np.float32(t - previous) * v
     assert (guided, calls) == (10, 22)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=FAST_COMPILE)
     def ours(noise, cond):
         def velocity(x, t, cond):
             return apply_flow(config, params, x, t, cond)

@@ -41,7 +41,9 @@ def trained(policy):
     rng = np.random.default_rng(2)
 
     def fill(path, leaf):
-        return jnp.float32(rng.normal(size=leaf.shape)) if path[-1].key == "lora_B" else leaf
+        if path[-1].key != "lora_B":
+            return leaf
+        return jnp.float32(rng.normal(size=leaf.shape) * LORA.rank**-0.5)
 
     return jax.tree_util.tree_map_with_path(fill, policy)
 

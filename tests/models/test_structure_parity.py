@@ -10,7 +10,7 @@ from flax import nnx
 
 from dso_jax.models import apply_decoder, apply_encoder
 from dso_jax.models.structure_vae import SparseStructureDecoder, pixel_shuffle
-from tests.models.comparison import FORWARD, difference
+from tests.models.comparison import FAST_COMPILE, FORWARD, difference
 from tests.models.sizes import DECODERS, ENCODERS, arguments
 from weight_port import from_torch
 
@@ -62,7 +62,7 @@ def test_decoder_by_parts(part):
         model(torch.from_numpy(noise(config.latent_channels, EDGE)))
     before, after = (a.detach().numpy() for a in seen)
     ours = our_layer(config, from_torch("decoder", config, arrays(model)), part)
-    result = jax.jit(ours)(jnp.moveaxis(jnp.asarray(before), 1, -1))
+    result = jax.jit(ours, compiler_options=FAST_COMPILE)(jnp.moveaxis(jnp.asarray(before), 1, -1))
     assert difference(jnp.moveaxis(result, -1, 1), after) <= FORWARD
 
 

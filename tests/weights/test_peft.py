@@ -29,7 +29,13 @@ def random_adapter(config=FLOW, settings=LORA, seed=0):
     shapes = jax.eval_shape(lambda: init_flow(config, jax.random.key(0), settings))
     rng = np.random.default_rng(seed)
     flat = flatten(lora.adapter_leaves(shapes))
-    return unflatten({path: jnp.float32(rng.normal(size=s.shape)) for path, s in flat.items()})
+    # Of the size of trained branches: larger ones would make the model itself ill-conditioned.
+    return unflatten(
+        {
+            path: jnp.float32(rng.normal(size=s.shape) * s.shape[1] ** -0.5)
+            for path, s in flat.items()
+        }
+    )
 
 
 @pytest.fixture
