@@ -39,9 +39,9 @@ class DemoConfig:
     """Where everything is written; an interrupted run goes on there."""
     protocol: str = "fast"
     """Simulation protocol of every label: a preset's name or a YAML file."""
-    preference_objects: int = 192
+    preference_objects: int = 320
     """Objects whose images prompt the preference data."""
-    preference_samples: int = 6
+    preference_samples: int = 4
     """Samples of each of them."""
     heldout_objects: int = 96
     """Objects of the comparison, never seen by the pre-training nor by the fine-tuning."""

@@ -1,9 +1,10 @@
-"""`dso toybox pretrain`: trains the embedded world's generator anew.
+"""`dso toybox`: trains the embedded world's generator anew, or measures one.
 
 Without postponed annotations: tyro reads those of a class whose types are imported late.
 """
 
 import dataclasses
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +16,12 @@ from dso_jax.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
-HELP = """usage: dso toybox pretrain [OPTIONS]
+HELP = """usage: dso toybox {pretrain,check} [OPTIONS]
 
-Trains the autoencoder and the flow of the embedded world; minutes on one GPU.
-`dso toybox pretrain --help` lists the options."""
+  dso toybox pretrain --workers 16 --out runs/toybox   autoencoder and flow; minutes on one GPU
+  dso toybox check --base runs/toybox                  do labels survive the autoencoder, do some
+                                                       of the flow's samples fall?
+`dso toybox pretrain --help` and `dso toybox check --help` list the options."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -31,18 +34,41 @@ def main(argv: Sequence[str]) -> int:
         print(HELP)
         return 0
     action, *rest = argv
-    if action != "pretrain":
-        raise UsageError(f"dso toybox {action}: expected `pretrain`")
-    _pretrain(rest)
+    actions = {"pretrain": _pretrain, "check": _check}
+    if action not in actions:
+        raise UsageError(f"dso toybox {action}: expected {' or '.join(actions)}")
+    actions[action](rest)
     return 0
+
+
+def _check(argv: Sequence[str]) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Arguments:
+        """Print a toy generator's figures over held-out objects as JSON."""
+
+        base: str = "toybox"
+        """The embedded one, or a folder that `dso toybox pretrain` wrote."""
+        objects: int = 528
+        """Held-out objects."""
+        samples: int = 2
+        """Samples of each."""
+        protocol: str = "fast"
+        """Simulation protocol: a preset's name."""
+
+    arguments = tyro.cli(Arguments, args=argv, prog="dso toybox check")
+    from dso_jax.toybox.check import check
+    from sim_mjx import Protocol
+
+    protocol = Protocol.preset(arguments.protocol)
+    figures = check(arguments.base, protocol, arguments.objects, arguments.samples)
+    print(json.dumps({name: round(value, 4) for name, value in figures.items()}, indent=2))
 
 
 def _pretrain(argv: Sequence[str]) -> None:
     # Imported here: these import JAX, and an unknown action needs an answer at once.
     from dso_jax import pretrained
     from dso_jax.models import DECODER_SIZES, ENCODER_SIZES, FLOW_SIZES
-    from dso_jax.sampler import SamplerConfig
-    from dso_jax.toybox.pretrain import PretrainConfig, pretrain
+    from dso_jax.toybox.pretrain import SAMPLER, PretrainConfig, pretrain
 
     @dataclasses.dataclass(frozen=True)
     class Arguments:
@@ -65,5 +91,5 @@ def _pretrain(argv: Sequence[str]) -> None:
         pretrained.ENCODER: (ENCODER_SIZES["toybox"], weights["encoder"]),
     }
     metadata = {name: str(value) for name, value in origin.items()}
-    pretrained.save(arguments.out, models, SamplerConfig(), metadata)
+    pretrained.save(arguments.out, models, SAMPLER, metadata)
     logger.info("wrote %s", arguments.out)

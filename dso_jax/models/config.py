@@ -44,7 +44,7 @@ class FlowConfig:
     def __post_init__(self) -> None:
         if self.pe_mode != "ape":
             raise ValueError(
-                f"pe_mode {self.pe_mode!r}: only 'ape' runs upstream (its forward always adds pos_emb)"
+                f"pe_mode {self.pe_mode!r}: only 'ape' runs upstream, which always adds pos_emb"
             )
         if self.resolution % self.patch_size:
             raise ValueError(
@@ -52,7 +52,8 @@ class FlowConfig:
             )
         if self.model_channels % self.num_heads:
             raise ValueError(
-                f"model_channels {self.model_channels} is not a multiple of num_heads {self.num_heads}"
+                f"model_channels {self.model_channels} is not a multiple of "
+                f"num_heads {self.num_heads}"
             )
 
     @property
@@ -102,7 +103,7 @@ FLOW_SIZES = {
     "toybox": FlowConfig(
         resolution=8,
         model_channels=128,
-        cond_channels=256,
+        cond_channels=208,  # toybox.COND_CHANNELS
         num_blocks=5,
         num_heads=4,
         patch_size=2,

@@ -13,8 +13,8 @@ from dso_jax.toybox import creatures, furniture
 from dso_jax.toybox.balance import static_margin_deg
 from dso_jax.toybox.shapes import GROUND, Part, rasterise
 
-MIN_MARGIN_DEG = 1.5  # every ground-truth object stands in simulation
-MAX_MARGIN_DEG = 3.5  # half a voxel missing at a foot, or a head moved by one, can tip it
+MIN_MARGIN_DEG = 1.2  # below, soft contacts let even the true object creep over its edge
+MAX_MARGIN_DEG = 2.0  # half a voxel missing at a foot, or a head moved by one, can tip it
 MAX_LEAN = 2.5  # voxels at the top
 MAX_SHIFT = 0.75  # voxels; keeps the feet from always meeting the grid the same way
 MIN_TOP, MAX_TOP = GROUND + 22, GROUND + 27  # index range of the highest occupied layer

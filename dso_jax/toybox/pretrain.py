@@ -1,4 +1,4 @@
-"""Trains the toybox generator from scratch: structure autoencoder first, then the flow over its latents.
+"""Trains the toybox generator: structure autoencoder first, then the flow over its latents.
 
 Minutes on one GPU. The command, the seed and the figures go into the weight files' metadata.
 """
@@ -28,10 +28,13 @@ from dso_jax.models import (
     init_encoder,
     init_flow,
 )
+from dso_jax.sampler import SamplerConfig
 from dso_jax.toybox import condition, make_objects, render, split
 
 log = logging.getLogger(__name__)
 FLOW, DECODER, ENCODER = FLOW_SIZES["toybox"], DECODER_SIZES["toybox"], ENCODER_SIZES["toybox"]
+# Few steps and little guidance: sharper samples would hardly ever fall.
+SAMPLER = SamplerConfig(steps=8, guidance_weight=1.0)
 LOG_EVERY = 500
 
 Loss = Callable[[dict, jax.Array, jax.Array], jax.Array]  # (params, rows of data, key)
@@ -42,13 +45,13 @@ class PretrainConfig:
     """Everything that decides the weights."""
 
     seed: int = 0
-    objects: int = 32768  # of the training split
+    objects: int = 24576  # of the training split
     views: int = 1
-    vae_steps: int = 8000
+    vae_steps: int = 5000
     vae_batch: int = 64
     vae_learning_rate: float = 1e-3
     kl_weight: float = 1e-4  # beside the mean binary cross-entropy a voxel
-    flow_steps: int = 25000
+    flow_steps: int = 8000
     flow_batch: int = 512
     flow_learning_rate: float = 6e-4
     drop_condition: float = 0.1  # share of samples trained without condition, for guidance
@@ -135,7 +138,7 @@ def fit_autoencoder(config: PretrainConfig, solid: jax.Array) -> tuple[dict, dic
 
 
 def scale_latents(encoder: dict, decoder: dict, scale: float) -> tuple[dict, dict]:
-    """The same autoencoder with its latents multiplied by `scale`, so that the flow sees unit variance."""
+    """The same autoencoder with `scale` times its latents: the flow wants unit variance."""
     mean, logvar = jnp.split(encoder["out_layer"]["2"]["kernel"], 2, axis=-1)
     bias_mean, bias_logvar = jnp.split(encoder["out_layer"]["2"]["bias"], 2)
     head = {

@@ -5,7 +5,7 @@ import pytest
 
 from dso_jax import toybox
 
-GOLDEN_MEAN, GOLDEN_STD = (0.0746, 0.0682, 0.0791), (0.2062, 0.1883, 0.1962)
+GOLDEN_MEAN, GOLDEN_STD = (0.0717, 0.0673, 0.0761), (0.2017, 0.1892, 0.1929)
 VIEWS = range(len(toybox.VIEW_AZIMUTHS_DEG))
 
 
