@@ -22,7 +22,7 @@ from dso_jax.training.step import init_state, make_diagnose, make_probe, make_st
 from tests.training.conftest import make_config
 
 KEY = jax.random.key(5)
-# Each is a program to compile; paired DRO is that of test_run.py.
+# Each is a program to compile. Paired DRO is DPO without the reference: its loss alone is tested.
 OBJECTIVES = {
     "sft": ObjectiveConfig("sft"),
     "dpo": ObjectiveConfig("dpo"),
@@ -161,6 +161,28 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(base):
     stats = setup.run(1)[-1]
     assert (stats["skipped"], stats["streak"], int(setup.state.step)) == (2, 0, 4)
     assert np.isfinite(stats["grad_norm"]) and stats["update_norm"] > 0
+
+
+def test_paired_dro_is_the_difference_of_the_errors():
+    err, ref = jnp.array([[1.0, 2.0], [4.0, 3.0]]), jnp.array([[1.5, 1.0], [1.0, 1.0]])
+    config = ObjectiveConfig("dro", loser_weight=0.5)
+    figures = losses.diagnose(config, err, ref, None)
+    assert figures["loss"] == np.mean([1 - 0.5 * 2, 4 - 0.5 * 3])
+    assert (figures["loss_win"], figures["loss_lose"]) == (2.5, 2.5)
+    assert (figures["win_drift"], figures["lose_drift"]) == (1.25, 1.5)
+    assert (figures["margin"], figures["implicit_accuracy"]) == (0.25, 0.5)
+
+
+def test_single_samples_are_compared_across_labels():
+    err, ref = jnp.array([[1.0], [2.0], [3.0], [4.0]]), jnp.array([[2.0], [2.0], [1.0], [4.0]])
+    stable = jnp.array([True, True, False, False])  # drifts -1, 0 and 2, 0
+    config = ObjectiveConfig("dro", pairing="unpaired")
+    figures = losses.diagnose(config, err, ref, stable)
+    assert figures["loss"] == (1 + 2 - 3 - 4) / 4
+    assert (figures["loss_win"], figures["loss_lose"]) == (1.5, 3.5)
+    assert (figures["win_drift"], figures["lose_drift"]) == (-0.5, 1.0)
+    assert figures["margin"] == np.mean([3, 1, 2, 0])
+    assert figures["implicit_accuracy"] == np.mean([1, 1, 1, 0.5])
 
 
 def test_draws_differ_by_step_and_within_a_pair():
