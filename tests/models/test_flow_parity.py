@@ -155,7 +155,9 @@ def test_lora_gradients(name):
         v = apply_flow(config, lora.combine(trainable, frozen), *batch, lora=LORA)
         return jnp.mean((v - target) ** 2)
 
-    gradient = lora.adapter_leaves(jax.jit(jax.grad(loss))(trainable))
+    gradient = lora.adapter_leaves(
+        jax.jit(jax.grad(loss), compiler_options=FAST_COMPILE)(trainable)
+    )
     reference = stacked(expected)
     errors = jax.tree.map(difference, gradient, reference)
     assert max(jax.tree.leaves(errors)) <= GRADIENT, errors

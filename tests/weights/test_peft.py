@@ -12,7 +12,7 @@ import pytest
 
 import dso_jax
 from dso_jax.models import FlowConfig, LoRAConfig, apply_flow, init_flow, lora
-from tests.models.comparison import FORWARD, difference
+from tests.models.comparison import FAST_COMPILE, FORWARD, difference
 from tests.models.sizes import FLOWS, arguments
 from weight_port import WeightError, files, from_torch, read_peft_adapter, to_torch
 from weight_port import write_peft_adapter as write
@@ -324,8 +324,13 @@ def run_torch(model, batch):
         return model(x, t * 1000, cond).numpy()
 
 
+forward = jax.jit(
+    apply_flow, static_argnums=0, static_argnames="lora", compiler_options=FAST_COMPILE
+)
+
+
 def run_ours(params, batch, settings=None):
-    return apply_flow(FLOW, params, *map(jnp.asarray, batch), lora=settings)
+    return forward(FLOW, params, *map(jnp.asarray, batch), lora=settings)
 
 
 def test_peft_loads_ours_and_computes_the_same(folder, torch_flow):
