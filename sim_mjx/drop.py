@@ -94,8 +94,11 @@ def drop(
         # its result, must not depend on which thread is faster.
         queues = [run.queue[pool::pools] for pool in range(pools)]
         with concurrent.futures.ThreadPoolExecutor(pools) as threads:
-            for done in [threads.submit(run.drive, queue) for queue in queues]:
-                done.result()
+            try:
+                for done in [threads.submit(run.drive, queue) for queue in queues]:
+                    done.result()
+            finally:
+                run.stop.set()  # after Ctrl-C or an error in one pool the others end too
     return Rest.from_states(run.pose[:, :3], run.pose[:, 3:], run.steps, run.at_rest, why)
 
 
@@ -161,6 +164,7 @@ class _Run:
         self.pose = np.tile(np.array([0, 0, 0, 1, 0, 0, 0], np.float32), (count, 1))
         self.steps = np.zeros(count, np.int64)
         self.at_rest = np.zeros(count, bool)
+        self.stop = threading.Event()
         self._lock = threading.Lock()
 
     def compile(self) -> None:
@@ -180,7 +184,7 @@ class _Run:
         active, refill = np.zeros(slots, bool), np.ones(slots, bool)
         pool: Pool | None = None
         fresh: Any = None
-        while True:
+        while not self.stop.is_set():
             if refill.any():
                 free = np.flatnonzero(refill)
                 bodies = list(itertools.islice(waiting, len(free)))

@@ -65,8 +65,11 @@ def drop(
             progress(1)
 
     with concurrent.futures.ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-        for done in [pool.submit(one, i) for i in range(count)]:
-            done.result()
+        try:
+            for done in [pool.submit(one, i) for i in range(count)]:
+                done.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C ends what has not begun
     return Rest.from_states(pose[:, :3], pose[:, 3:], steps, at_rest, why)
 
 

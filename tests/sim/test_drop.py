@@ -169,3 +169,21 @@ def test_bodies_index_like_arrays(small):
         concatenate([small, body_from_mesh(shapes.mesh_path("bread"), shapes.EVAL)])
     corner = rotations.to_matrix(small.inertia_quat)[0] @ small.points[0, 0] + small.com[0]
     np.testing.assert_allclose(small.body_points()[0, 0], corner, atol=1e-6)
+
+
+def test_an_error_ends_all_pools(small):
+    """What the progress callback raises comes out; the other pool does not run on."""
+
+    def fail(count):
+        raise RuntimeError("display gone")
+
+    many = small[np.arange(64) % len(small)]
+    with pytest.raises(RuntimeError, match="display gone"):
+        drop(many, shapes.EVAL, progress=fail)
+
+
+def test_a_missing_compiler_option_is_no_error(monkeypatch):
+    module = sys.modules["sim_mjx.drop"]
+    monkeypatch.setattr(module, "_CPU_OPTIONS", {"xla_cpu_no_such_option": True})
+    compiled = module._compile(jax.jit(lambda x: x + 1).lower(1.0))
+    assert compiled(1.0) == 2.0
