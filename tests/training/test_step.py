@@ -19,6 +19,7 @@ from dso_jax.objectives import ObjectiveConfig
 from dso_jax.training import losses, policy, sharding
 from dso_jax.training.optimizer import learning_rate, make_optimizer
 from dso_jax.training.step import init_state, make_diagnose, make_probe, make_step
+from tests.models.comparison import FAST_COMPILE
 from tests.training.conftest import make_config
 
 KEY = jax.random.key(5)
@@ -39,7 +40,21 @@ def functions(model, objective, devices: int, accumulation: int) -> tuple:
     optim, mesh = make_config("", "").optim, sharding.make_mesh(jax.devices()[:devices])
     optimizer = make_optimizer(optim)
     step = make_step(model, objective, optimizer, learning_rate(optim), accumulation, mesh)
-    return step, make_probe(model, objective, accumulation, mesh), make_diagnose(objective, mesh)
+    probe = make_probe(model, objective, accumulation, mesh)
+    return compiled_once(step), compiled_once(probe), make_diagnose(objective, mesh)
+
+
+def compiled_once(function):
+    """A jitted function, compiled at its first call; it will run for less time than that takes."""
+    compiled = []
+
+    def call(*arguments):
+        if not compiled:
+            lowered = function.lower(*arguments)
+            compiled.append(lowered.compile(compiler_options=FAST_COMPILE))
+        return compiled[0](*arguments)
+
+    return call
 
 
 class Setup:
@@ -131,11 +146,12 @@ def test_each_objective_moves_the_errors_its_way(base):
 def test_the_step_is_traced_once(base, monkeypatch):
     chex.clear_trace_counter()
     monkeypatch.setattr(losses, "draw", chex.assert_max_traces(losses.draw, n=1))
-    functions.cache_clear()
-    setup = Setup(base, OBJECTIVES["sft"])
+    setup = Setup(base, OBJECTIVES["sft"], trainable=("out_layer",))
+    optim = make_config("", "").optim
+    optimizer, mesh = make_optimizer(optim), sharding.make_mesh(jax.devices()[:1])
+    setup.step = make_step(setup.model, OBJECTIVES["sft"], optimizer, learning_rate(optim), 1, mesh)
     setup.run(3)
     assert int(setup.state.step) == 3
-    functions.cache_clear()
 
 
 def test_devices_and_accumulation_do_not_change_the_step(base):
@@ -187,7 +203,7 @@ def test_single_samples_are_compared_across_labels():
 
 def test_draws_differ_by_step_and_within_a_pair():
     batch = make_batch(OBJECTIVES["dpo"])
-    draw = jax.jit(losses.draw, static_argnums=2)
+    draw = jax.jit(losses.draw, static_argnums=2, compiler_options=FAST_COMPILE)
     groups = jax.device_get(draw(batch, jax.random.fold_in(KEY, 0), ObjectiveConfig("dpo")))
     later = jax.device_get(draw(batch, jax.random.fold_in(KEY, 1), ObjectiveConfig("dpo")))
     assert (groups.t != later.t).all() and (groups.eps != later.eps).all()
