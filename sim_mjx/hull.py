@@ -36,7 +36,7 @@ class Hull:
 
     vertices: Float[np.ndarray, "H 3"]
     triangles: Int[np.ndarray, "F 3"]
-    polygons: list[Int[np.ndarray, " n"]]
+    polygons: list[Int[np.ndarray, " _"]]
     normals: Float[np.ndarray, "P 3"]
 
 
@@ -108,7 +108,7 @@ def _area(corners: Float[np.ndarray, "n 3"], quad: Int[np.ndarray, "4 m"]):
 
 def _merge(
     triangles: Int[np.ndarray, "F 3"], cross: Float[np.ndarray, "F 3"]
-) -> tuple[list[Int[np.ndarray, " n"]], Float[np.ndarray, "P 3"]]:
+) -> tuple[list[Int[np.ndarray, " _"]], Float[np.ndarray, "P 3"]]:
     """Merges edge-connected triangles with the same rounded normal."""
     area = np.linalg.norm(cross, axis=1)
     kept = area > 1e-15  # MuJoCo's smallest number: slivers have no normal

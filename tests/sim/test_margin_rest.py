@@ -68,7 +68,7 @@ def test_angles(axis, degrees, tilt, rotation):
 def make_rest(quaternions, quiet, reasons):
     count = len(quaternions)
     return Rest.from_states(
-        np.zeros((count, 3)), np.array(quaternions), np.ones(count), np.array(quiet), reasons
+        np.zeros((count, 3)), np.array(quaternions), np.ones(count, int), np.array(quiet), reasons
     )
 
 
