@@ -7,6 +7,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 SEEDS ?= 1
+# Two processes, each with the files of its own: most of the time goes to compilation.
+PYTEST_ARGS ?= -n 2 --dist loadfile
 
 bin := $(VENV)/bin
 # Bytecode is left to the first import: compiling all of site-packages takes longer than the demo
