@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import shutil
@@ -64,7 +65,8 @@ def open_run(config: Config) -> Path:
 
 
 def write_config(folder: Path, config: Config) -> None:
-    """Write the resolved configuration."""
+    """Write the resolved configuration; whoever trains from it later resumes, and wipes nothing."""
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, overwrite=False))
     write_atomic(folder / "config.yaml", lambda temporary: config_io.save(config, temporary))
 
 

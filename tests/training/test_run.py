@@ -217,6 +217,7 @@ def test_overwrite_starts_again(base, config):
         run(change(config, seed=1), base)
     result = run(change(config, steps=1, seed=1, overwrite=True), base)
     assert [row["step"] for row in result.rows] == [0]
+    assert not config_io.load(Path(config.out) / "config.yaml").train.overwrite
 
 
 def test_other_shapes_than_the_generators_are_refused(base, config):
