@@ -172,7 +172,8 @@ class _Run:
         fresh = self._packet(np.zeros(self.slots, np.int64))
         pool, refill = self._empty(fresh), np.zeros(self.slots, bool)
         shapes = jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), (fresh, refill))
-        key = (self.protocol, jax.tree.structure(shapes), tuple(jax.tree.leaves(shapes)))
+        structure = (jax.tree.structure(shapes), tuple(jax.tree.leaves(shapes)))
+        key = (self.protocol, jax.default_backend(), structure)
         if key not in _compiled:
             _compiled[key] = _compile(_program(self.protocol).lower(pool, fresh, refill))
         self.advance = _compiled[key]
