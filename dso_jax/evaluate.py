@@ -114,4 +114,6 @@ def shape_measures(occupied: Bool[np.ndarray, "N R R R"]) -> dict[str, np.ndarra
         parts = ndimage.label(solid)[1]
         rows.append((feet, solid.sum() / edge**3, height, parts, False))
     names = ("footprint", "volume", "height", "components", "empty")
-    return {name: np.array(values) for name, values in zip(names, zip(*rows), strict=True)}
+    return {
+        name: np.array(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)
+    }

@@ -4,7 +4,6 @@ Shapes: B batch, then any latent shape; times are (B,).
 """
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 

@@ -36,7 +36,9 @@ class ObjectiveConfig:
         if self.pairing not in ("paired", "unpaired"):
             raise ValueError(f"objective.pairing {self.pairing!r}: expected paired or unpaired")
         if self.pairing == "unpaired" and self.name != "dro":
-            raise ValueError(f"objective.pairing 'unpaired' is defined for dro, not for {self.name}")
+            raise ValueError(
+                f"objective.pairing 'unpaired' is defined for dro, not for {self.name}"
+            )
 
 
 def flow_error(
@@ -64,7 +66,7 @@ def dpo_margin(
     ref_l: Float[Array, " B"],
     loser_weight: float = 1.0,
 ) -> Float[Array, " B"]:
-    """(l_w - l_w_ref) - loser_weight (l_l - l_l_ref): negative where the policy prefers the winner."""
+    """(l_w - l_w_ref) - loser_weight (l_l - l_l_ref): negative where the winner is preferred."""
     return (err_w - ref_w) - loser_weight * (err_l - ref_l)
 
 
@@ -76,9 +78,9 @@ def dpo(
     beta: float = 500.0,
     loser_weight: float = 1.0,
 ) -> Float[Array, ""]:
-    """-mean log sigmoid(-beta/2 * margin), as the reference code; ln 2 where policy == reference.
+    """-mean log sigmoid(-beta/2 margin), as the reference code; ln 2 where policy == reference.
 
-    The paper's Eq. 7 has no 1/2 and takes sums of squares with w(t) T; on means that is another beta.
+    The paper's Eq. 7 has no 1/2 and sums squares with w(t) T; on means that is another beta.
     """
     margin = dpo_margin(err_w, err_l, ref_w, ref_l, loser_weight)
     return -jnp.mean(jax.nn.log_sigmoid(-0.5 * beta * margin))
@@ -87,12 +89,12 @@ def dpo(
 def dro_paired(
     err_w: Float[Array, " B"], err_l: Float[Array, " B"], loser_weight: float = 1.0
 ) -> Float[Array, ""]:
-    """mean(l_w - loser_weight l_l), as the reference code. Unbounded below: it needs early stopping."""
+    """mean(l_w - loser_weight l_l), as the reference code. Unbounded below: stop it early."""
     return jnp.mean(err_w - loser_weight * err_l)
 
 
 def dro_unpaired(
     err: Float[Array, " B"], stable: Bool[Array, " B"], loser_weight: float = 1.0
 ) -> Float[Array, ""]:
-    """Eq. 5: errors weighted +1 where stable and -1 where unstable, over the dataset's label mix."""
+    """Eq. 5: errors weighted +1 where stable, -1 where not, over the dataset's label mix."""
     return jnp.mean(jnp.where(stable, err, -loser_weight * err))

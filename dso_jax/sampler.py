@@ -28,7 +28,9 @@ class SamplerConfig:
             raise ValueError(f"sampler.steps must be at least 1, got {self.steps}")
         low, high = self.guidance_interval
         if low > high:
-            raise ValueError(f"sampler.guidance_interval {self.guidance_interval}: low is above high")
+            raise ValueError(
+                f"sampler.guidance_interval {self.guidance_interval}: low is above high"
+            )
 
     def guided(self) -> np.ndarray:
         """(steps,) booleans: which steps call the unconditional model too."""
