@@ -202,13 +202,13 @@ def adapter_of(out: Path, seed: int, method: str) -> Path | None:
 
 
 def pick(base: summary.Columns, count: int) -> list[int]:
-    """Samples for the gallery: half that the base lets fall, half that it keeps upright.
+    """Samples for the gallery: two thirds that the base lets fall, the rest that it keeps upright.
 
     The first of each kind in the order of the evaluation, at most one of an object, so that
     nobody has chosen them.
     """
     standing, seen, chosen = summary.stands(base), set(), []
-    for wanted, number in ((False, count - count // 2), (True, count // 2)):
+    for wanted, number in ((False, count - count // 3), (True, count // 3)):
         for row in np.flatnonzero((standing == wanted) & (base["status"] != "invalid")):
             if number and base["object"][row] not in seen:
                 seen.add(base["object"][row])

@@ -131,8 +131,9 @@ def _gallery(gallery: Sequence[Exhibit], methods: Sequence[str]) -> str:
     )
     return (
         "<section><h2>The same objects, before and after</h2>"
-        "<p>Each row is one image and one noise. Half of the rows are the first samples, in the "
-        "order of the evaluation, that the base lets fall; half the first that it keeps upright."
+        "<p>Each row is one image and one noise. First come samples that the base lets fall, then "
+        "samples that it keeps upright; nobody chose them: they are the first of each kind in the "
+        "order of the evaluation, one an object."
         "</p>"
         '<fieldset class="switch"><label><input type="radio" name="pose" checked> '
         "where it came to rest</label>"

@@ -145,9 +145,9 @@ def test_the_gallery_takes_the_first_of_each_kind_one_an_object():
         "status": np.array(["rest", "rest", "rest", "rest", "rest", "invalid", "rest"]),
         "stable": np.array([True, False, False, True, False, False, True]),
     }
-    assert demo.pick(base, 4) == [1, 2, 3, 6]
+    assert demo.pick(base, 3) == [1, 2, 3]
     assert demo.pick(base, 1) == [1]
-    assert demo.pick(base, 99) == [1, 2, 4, 6]
+    assert demo.pick(base, 4) == [1, 2, 4, 6]
 
 
 def test_columns_of_objects_survive_the_file(tmp_path):
