@@ -208,12 +208,11 @@ def pick(base: summary.Columns, count: int) -> list[int]:
     nobody has chosen them.
     """
     standing, seen, chosen = summary.stands(base), set(), []
-    for wanted, number in ((False, count - count // 3), (True, count // 3)):
+    for wanted, limit in ((False, count - count // 3), (True, count)):
         for row in np.flatnonzero((standing == wanted) & (base["status"] != "invalid")):
-            if number and base["object"][row] not in seen:
+            if len(chosen) < limit and base["object"][row] not in seen:
                 seen.add(base["object"][row])
                 chosen.append(int(row))
-                number -= 1
     return chosen
 
 

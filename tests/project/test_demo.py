@@ -148,6 +148,8 @@ def test_the_gallery_takes_the_first_of_each_kind_one_an_object():
     assert demo.pick(base, 3) == [1, 2, 3]
     assert demo.pick(base, 1) == [1]
     assert demo.pick(base, 4) == [1, 2, 4, 6]
+    assert demo.pick(base, 99) == [1, 2, 4, 6]
+    assert demo.pick(base | {"stable": base["stable"] | True}, 3) == [0, 2, 3]
 
 
 def test_columns_of_objects_survive_the_file(tmp_path):
