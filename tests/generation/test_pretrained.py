@@ -1,0 +1,103 @@
+"""Pipeline folders: what is written is read back, and what is wrong is named."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import weight_port
+from dso_jax import pretrained, toybox
+from dso_jax.errors import UsageError
+from dso_jax.models import DecoderConfig, FlowConfig, init_decoder, init_flow
+from dso_jax.sampler import SamplerConfig
+
+FLOW = FlowConfig(resolution=2, model_channels=12, cond_channels=6, num_blocks=2, num_heads=3)
+DECODER = DecoderConfig(channels=(4, 2), num_res_blocks=1, num_res_blocks_middle=1)
+SAMPLER = SamplerConfig(steps=9, rescale_t=2.0, guidance_weight=3.5, guidance_interval=(0.25, 1.0))
+MAX_EMBEDDED_BYTES = 4 * 2**20
+
+
+@pytest.fixture
+def folder(tmp_path):
+    key = jax.random.key(0)
+    models = {
+        pretrained.FLOW: (FLOW, init_flow(FLOW, key)),
+        pretrained.DECODER: (DECODER, init_decoder(DECODER, key)),
+    }
+    pretrained.save(tmp_path, models, SAMPLER, {"seed": "0"})
+    return tmp_path
+
+
+def edit(path, change):
+    contents = json.loads(path.read_text())
+    change(contents)
+    path.write_text(json.dumps(contents))
+
+
+def test_a_saved_folder_loads_to_half_precision(folder):
+    base = pretrained.load(str(folder))
+    assert (base.flow_config, base.decoder_config, base.sampler) == (FLOW, DECODER, SAMPLER)
+    expected = jax.tree.map(
+        lambda x: np.asarray(x, np.float16).astype(np.float32),
+        init_flow(FLOW, jax.random.key(0)),
+    )
+    jax.tree.map(np.testing.assert_array_equal, base.flow_params, expected)
+    assert len(base.sha256) == 64
+
+
+def test_published_configurations_are_understood(folder):
+    """Elastic names, runtime arguments, and heads given by their width."""
+
+    def publish(contents):
+        contents["name"] = "Elastic" + contents["name"]
+        contents["args"] |= {"use_fp16": True, "num_heads": None, "num_head_channels": 4}
+
+    edit(folder / "ckpts" / "flow.json", publish)
+    assert pretrained.load(str(folder)).flow_config == FLOW
+
+
+def test_a_wrong_name_is_told_what_is_expected():
+    with pytest.raises(UsageError, match=r"nowhere/pipeline\.json.*toybox or a TRELLIS folder"):
+        pretrained.load("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("pipeline.json", lambda c: c["args"]["models"].clear(), "sparse_structure_flow_model"),
+        (
+            "pipeline.json",
+            lambda c: c["args"]["sparse_structure_sampler"]["params"].pop("steps"),
+            "no 'steps'",
+        ),
+        ("ckpts/flow.json", lambda c: c.update(name="SLatFlowModel"), "is a SLatFlowModel"),
+        ("ckpts/flow.json", lambda c: c["args"].update(colour=3), "colour"),
+    ],
+)
+def test_faults_name_the_file_and_the_key(folder, file, change, message):
+    edit(folder / file, change)
+    with pytest.raises(UsageError, match=message) as error:
+        pretrained.load(str(folder))
+    assert file.rsplit("/", 1)[-1] in str(error.value)
+
+
+def test_weights_of_another_size_are_reported_by_tensor(folder):
+    edit(folder / "ckpts" / "flow.json", lambda c: c["args"].update(num_blocks=3))
+    with pytest.raises(weight_port.WeightError, match=r"blocks\.2\."):
+        pretrained.load(str(folder))
+
+
+def test_a_file_that_is_not_json_is_named(folder):
+    (folder / "pipeline.json").write_text("{")
+    with pytest.raises(UsageError, match=r"pipeline\.json: not JSON"):
+        pretrained.load(str(folder))
+
+
+def test_the_embedded_generator_is_small_and_fits_its_world():
+    base = pretrained.load("toybox")
+    files = sorted(pretrained.EMBEDDED["toybox"].glob("ckpts/*.safetensors"))
+    assert len(files) == 3
+    assert all(path.stat().st_size <= MAX_EMBEDDED_BYTES for path in files)
+    assert base.flow_config.num_tokens == 64
+    assert base.flow_config.cond_channels == toybox.COND_CHANNELS
