@@ -18,10 +18,10 @@ from typing import Protocol
 
 import numpy as np
 
+from dso_jax.atomic import write_atomic, write_text
 from dso_jax.errors import UsageError
 from dso_jax.report import gallery, page, summary
-from dso_jax.shards import write_atomic
-from dso_jax.stages import Stages, write_text
+from dso_jax.stages import Stages
 
 logger = logging.getLogger(__name__)
 

@@ -92,7 +92,7 @@ def label(
     progress: Progress | None = None,
 ) -> Labelled:
     """Drop the solids that logits describe; empty or broken ones are `invalid` with a reason."""
-    bodies, reasons = sim_mjx.bodies_from_occupancy(logits)
+    bodies, reasons = sim_mjx.bodies_from_occupancy(logits, saturation=protocol.saturation)
     rest = sim_mjx.drop(bodies, protocol, reasons=reasons, progress=progress)
     margin = static_margin_deg(bodies)
     margin[rest.status == "invalid"] = 0.0

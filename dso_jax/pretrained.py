@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import weight_port
+from dso_jax.atomic import write_text
 from dso_jax.errors import UsageError
 from dso_jax.models import DecoderConfig, EncoderConfig, FlowConfig
 from dso_jax.sampler import SamplerConfig
-from dso_jax.shards import write_atomic
 from weight_port import files
 
 EMBEDDED = {"toybox": Path(__file__).parent / "toybox" / "weights"}
@@ -144,7 +144,7 @@ def _config(path: Path, role: str) -> Any:
     found = str(description.get("name")).removeprefix("Elastic")
     if found != upstream:
         raise UsageError(f"{path}: is a {found}, expected a {upstream}")
-    arguments = {
+    arguments: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in description.get("args", {}).items()
         if key not in RUNTIME_ARGUMENTS
@@ -204,5 +204,4 @@ def _read_json(path: Path) -> dict:
 
 
 def _write_json(path: Path, contents: dict) -> None:
-    text = json.dumps(contents, indent=2) + "\n"
-    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, json.dumps(contents, indent=2) + "\n")

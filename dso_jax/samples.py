@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dso_jax.atomic import write_atomic
 from dso_jax.errors import UsageError
-from dso_jax.shards import write_atomic
 
 STATUSES = ("rest", "moving", "invalid")
 SCHEMA = pa.schema(

@@ -1,4 +1,4 @@
-"""Safetensors shards read by row, without loading them, and files that appear whole or not at all.
+"""Safetensors shards read by row, without loading them.
 
 A shard of a full-size dataset is gigabytes, of which one training batch needs a few rows. The
 header of a safetensors file (eight bytes of length, then JSON) gives the place of each tensor, so
@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
+from dso_jax.atomic import write_atomic
 from dso_jax.errors import UsageError
 
 DTYPES = {
@@ -32,25 +31,6 @@ _EXPONENT = {
     "float16": (np.uint16, 0x7C00),
     "bfloat16": (np.uint16, 0x7F80),
 }
-
-
-def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it to `path`.
-
-    Readers see the old file or the complete new one. The data reach the disk before the name does,
-    so that a crash cannot leave an empty file under the final name.
-    """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}-", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)  # mkstemp makes the file private
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_shard(path: Path, tensors: Mapping[str, np.ndarray]) -> None:

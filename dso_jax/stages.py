@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from dso_jax.atomic import write_text
 from dso_jax.errors import UsageError
-from dso_jax.shards import write_atomic
 
 logger = logging.getLogger(__name__)
 
@@ -84,15 +84,6 @@ class Stages:
 
     def _write(self) -> None:
         write_text(self._path, json.dumps(self._record, indent=1))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a whole file or, if killed meanwhile, leaves the old one."""
-
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, "utf-8")
-
-    write_atomic(path, write)
 
 
 def _remove(path: Path) -> None:

@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from dso_jax.atomic import write_text
 from dso_jax.errors import UsageError
 from dso_jax.samples import SCHEMA, STATUSES, read_samples, write_samples
-from dso_jax.shards import DTYPES, Shard, all_finite, write_atomic, write_shard
+from dso_jax.shards import DTYPES, Shard, all_finite, write_shard
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +168,7 @@ class DatasetWriter:
         if shard == 0:
             self.meta |= shapes
             text = json.dumps(self.meta, indent=2) + "\n"
-            write_atomic(self.folder / "meta.json", lambda path: _write_text(path, text))
+            write_text(self.folder / "meta.json", text)
         grown = {name: self._columns[name] + list(columns[name]) for name in SCHEMA.names}
         write_samples(self.folder / SAMPLES, grown)
         self._columns = grown
@@ -217,10 +218,6 @@ class DatasetWriter:
 
 def _shard_path(folder: Path, kind: str, shard: int) -> Path:
     return folder / f"{kind}-{shard:05d}.safetensors"
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:

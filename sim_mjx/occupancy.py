@@ -25,10 +25,11 @@ from scipy.spatial import ConvexHull, QhullError
 
 from sim_mjx import rotations
 from sim_mjx.bodies import BodyError, Provenance, RigidBody, concatenate
+from sim_mjx.protocol import Protocol
 
 DENSITY = 1000.0  # kg/m^3; it cancels in every label
 MAX_POINTS = 256
-SATURATION = 1.0  # logits beyond this say "certain", not "further away"
+SATURATION = Protocol.saturation
 # Slopes (horizontal over vertical) of the direction rings around "down". The smallest resolves feet
 # whose heights differ by a thousandth of their distance.
 _RING_SLOPES = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3)

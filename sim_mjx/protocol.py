@@ -60,6 +60,8 @@ class Protocol:
     # Body.
     density: float = 1000.0  # kg/m^3
     inertia: InertiaMode = "legacy"
+    # Occupancy logits beyond +- this mean "certain", not "further away"; see `sim_mjx.occupancy`.
+    saturation: float = 1.0
     # Start pose.
     scaling: Scaling = "unit"  # vertex mean at the origin, max |coordinate| = 0.5
     up: UpAxis = "auto"  # the file's up axis; `auto` goes by the file format
@@ -78,7 +80,7 @@ class Protocol:
     def _check_ranges(self) -> None:
         positive = (
             "timestep duration solver_iterations linesearch_iterations gravity check_interval "
-            "quiet_speed quiet_checks skin friction density threshold_deg"
+            "quiet_speed quiet_checks skin friction density saturation threshold_deg"
         )
         for name in positive.split():
             if not getattr(self, name) > 0:

@@ -34,26 +34,27 @@ def check(folder: str, protocol: sim_mjx.Protocol, objects: int, samples: int) -
     base = pretrained.load(folder)
     config, encoder, _ = pretrained.load_model(pretrained.resolve(folder), pretrained.ENCODER)
     prompts = toybox_prompts("heldout", objects)
-    assert prompts.truth is not None
+    solid = prompts.truth
+    assert solid is not None
     encode = jax.jit(lambda x: apply_encoder(config, encoder, x)[0])
-    chunks = np.array_split(prompts.truth[:, None].astype(np.float32), -(-objects // 64))
+    chunks = np.array_split(solid[:, None].astype(np.float32), -(-objects // 64))
     latents = np.concatenate([np.asarray(encode(jnp.asarray(chunk))) for chunk in chunks])
 
-    truth = generate.label(np.where(prompts.truth, CERTAIN, -CERTAIN), protocol)
+    truth = generate.label(np.where(solid, CERTAIN, -CERTAIN), protocol)
     decoded = generate.label(generate.decode(base, latents), protocol)
     stands = truth.rest.stable(protocol)
     sampled = evaluate.evaluate(base, base.flow_params, prompts, protocol, samples=samples)
     made = sampled.labelled.logits > 0
 
     def iou_with(shift: int) -> float:
-        other = np.repeat(np.roll(prompts.truth, shift, axis=0), samples, axis=0)
+        other = np.repeat(np.roll(solid, shift, axis=0), samples, axis=0)
         return float(evaluate.iou(made, other).mean())
 
     columns = sampled.columns
     return {
         "truth_stable": float(stands.mean()),
         "label_kept": float((stands == decoded.rest.stable(protocol)).mean()),
-        "reconstruction_iou": float(evaluate.iou(decoded.logits > 0, prompts.truth).mean()),
+        "reconstruction_iou": float(evaluate.iou(decoded.logits > 0, solid).mean()),
         "stable": sampled.stable,
         "iou": float(columns["iou"].mean()),
         "iou_shuffled": iou_with(5),

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dso_jax import config_io
+from dso_jax.atomic import write_atomic
 from dso_jax.config import Config
 from dso_jax.errors import UsageError
 from dso_jax.models import LoRAConfig
-from dso_jax.shards import write_atomic
 from weight_port import write_peft_adapter
 
 logger = logging.getLogger(__name__)

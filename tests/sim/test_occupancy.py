@@ -158,3 +158,19 @@ def test_directions_hold_down_and_cover_the_sphere():
     assert nearest.max() < 15
     with pytest.raises(ValueError, match="max_points"):
         occupancy.support_directions(40)
+
+
+def test_saturation_evens_out_how_sure_a_decoder_is():
+    """Confidence varies from voxel to voxel; a flat sole must stay flat all the same."""
+    sure = np.random.default_rng(0).uniform(4.0, 9.0, (16, 16, 16)).astype(np.float32)
+    solid = np.zeros((16, 16, 16), bool)
+    solid[5:11, 5:11, 2:12] = True
+    logits = np.where(solid, sure, -sure)[None]
+
+    def sole(**options):
+        bodies, _ = bodies_from_occupancy(logits, **options)
+        heights = bodies.body_points()[0, :, 2]
+        return heights[heights < heights.min() + 0.45 / 16]  # the sides begin half a voxel higher
+
+    assert np.ptp(sole()) < 1e-6
+    assert np.ptp(sole(saturation=np.inf)) > 0.1 / 16

@@ -34,6 +34,7 @@ OTHER = {
     "friction": 0.5,
     "density": 500.0,
     "inertia": "exact",
+    "saturation": 2.0,
     "scaling": "none",
     "up": "z",
     "up_turn": "swap",

@@ -20,7 +20,7 @@ def test_pictures_lie_in_range_on_black(solid):
         assert images.shape == (22, toybox.IMAGE_SIZE, toybox.IMAGE_SIZE, 3)
         assert images.dtype == np.float32
         assert images.min() == 0.0 and 0.8 < images.max() <= 1.0
-        seen = (images > 0).any(axis=-1)
+        seen = np.any(images > 0, axis=-1)
         assert (seen.sum(axis=(1, 2)) > 40).all() and seen.mean() < 0.35
         frame = np.concatenate([seen[:, [0, -1]], seen[:, :, [0, -1]].swapaxes(1, 2)], axis=1)
         assert not frame.any(), "an object is cut off by the picture's edge"
@@ -46,7 +46,7 @@ def test_up_is_up_and_right_is_right_of_the_camera():
     block[0, 15:17, 15:17, 15:17] = True
     block[1, 15:17, 15:17, 25:27] = True  # 10 voxels up
     block[2, 25:27, 15:17, 15:17] = True  # 10 voxels to +x
-    seen = (toybox.render(block, 0) > 0).any(axis=-1)
+    seen = np.any(toybox.render(block, 0) > 0, axis=-1)
     middle, up, right = (np.argwhere(mask).mean(axis=0) for mask in seen)
     elevation, azimuth = np.radians(20.0), np.radians(toybox.VIEW_AZIMUTHS_DEG[0])
     # 1.13 voxels a pixel; single pixels of a two-voxel block may round either way.

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dso_jax import shards, store
+from dso_jax import atomic, shards, store
 from dso_jax.errors import UsageError
 from dso_jax.store import Dataset, DatasetWriter
 from tests.training.conftest import labels
@@ -84,7 +84,7 @@ def test_a_failed_write_leaves_no_file(tmp_path):
     (tmp_path / "kept").write_text("old")
     for name in ("new", "kept"):
         with pytest.raises(OSError, match="disk full"):
-            shards.write_atomic(tmp_path / name, fail)
+            atomic.write_atomic(tmp_path / name, fail)
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
     assert (tmp_path / "kept").read_text() == "old"
 
