@@ -75,8 +75,8 @@ def load(name: str) -> Base:
       name: "toybox", or the path of a TRELLIS pipeline folder.
 
     Raises:
-      UsageError: a file that is missing or is not what `pipeline.json` says.
-      weight_port.WeightError: tensors that are missing, unknown or misshapen, all in one report.
+      UsageError: a file that is missing or is not what `pipeline.json` says, or tensors that are
+        missing, unknown or misshapen, all in one report.
     """
     folder = resolve(name)
     arguments = _pipeline(folder)
@@ -102,8 +102,11 @@ def load_model(folder: Path, role: str) -> tuple[Any, dict, Path]:
     stem = folder / stems[role]
     config = _config(stem.with_name(stem.name + ".json"), role)
     path = stem.with_name(stem.name + ".safetensors")
-    tensors = files.read(path).tensors
-    params = weight_port.from_torch(kind, config, tensors, dtype=np.float32)
+    try:
+        tensors = files.read(path).tensors
+        params = weight_port.from_torch(kind, config, tensors, source=str(path), dtype=np.float32)
+    except weight_port.WeightError as error:
+        raise UsageError(str(error)) from error
     return config, _to_device(params), path
 
 

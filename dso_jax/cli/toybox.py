@@ -53,13 +53,18 @@ def _check(argv: Sequence[str]) -> None:
         samples: int = 2
         """Samples of each."""
         protocol: str = "fast"
-        """Simulation protocol: a preset's name."""
+        """Simulation protocol: a preset's name or a YAML file."""
 
     arguments = tyro.cli(Arguments, args=argv, prog="dso toybox check")
     from dso_jax.toybox.check import check
-    from sim_mjx import Protocol
+    from sim_mjx import Protocol, ProtocolError
 
-    protocol = Protocol.preset(arguments.protocol)
+    if min(arguments.objects, arguments.samples) < 1:
+        raise UsageError("--objects and --samples: expected at least 1")
+    try:
+        protocol = Protocol.resolve(arguments.protocol)
+    except ProtocolError as error:
+        raise UsageError(str(error)) from error
     figures = check(arguments.base, protocol, arguments.objects, arguments.samples)
     print(json.dumps({name: round(value, 4) for name, value in figures.items()}, indent=2))
 

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 
-import weight_port
 from dso_jax import pretrained, toybox
 from dso_jax.errors import UsageError
 from dso_jax.models import DecoderConfig, FlowConfig, init_decoder, init_flow
@@ -84,7 +83,14 @@ def test_faults_name_the_file_and_the_key(folder, file, change, message):
 
 def test_weights_of_another_size_are_reported_by_tensor(folder):
     edit(folder / "ckpts" / "flow.json", lambda c: c["args"].update(num_blocks=3))
-    with pytest.raises(weight_port.WeightError, match=r"blocks\.2\."):
+    with pytest.raises(UsageError, match=r"blocks\.2\."):
+        pretrained.load(str(folder))
+
+
+def test_a_weight_file_that_was_cut_short_is_named(folder):
+    path = folder / "ckpts" / "flow.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UsageError, match=r"flow\.safetensors"):
         pretrained.load(str(folder))
 
 

@@ -1,11 +1,14 @@
 """The embedded generator: its training code, and whether what ships is fit for its purpose."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import sim_mjx
+from dso_jax.cli import main
 from dso_jax.models import apply_decoder, apply_encoder, init_decoder, init_encoder
 from dso_jax.toybox import check, pretrain
 
@@ -69,3 +72,17 @@ def test_the_shipped_generator_is_fit_for_its_purpose():
     assert 0.60 <= figures["stable"] <= 0.85
     assert figures["iou"] >= 1.5 * figures["iou_shuffled_family"] > figures["iou_shuffled"]
     assert figures["broken"] <= 0.05
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fly"], "pretrain or check"),
+        (["check", "--protocol", "slow"], "protocol 'slow'"),
+        (["check", "--objects", "0"], "--objects and --samples"),
+        (["check", "--base", "nowhere"], r"nowhere/pipeline\.json"),
+    ],
+)
+def test_unusable_arguments_end_before_any_work(arguments, message, capsys):
+    assert main.main(["toybox", *arguments]) == 2
+    assert re.search(message, capsys.readouterr().err)
