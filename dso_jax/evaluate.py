@@ -59,13 +59,7 @@ def evaluate(
     """
     rows = np.repeat(np.arange(len(prompts)), samples)
     number = np.tile(np.arange(samples), len(prompts))
-    run = EVALUATION_RUN + seed
-    seeds = np.array(
-        [
-            generate.sample_seed(str(prompts.objects[r]), int(prompts.views[r]), int(n), run)
-            for r, n in zip(rows, number, strict=True)
-        ]
-    )
+    seeds = generate.sample_seeds(prompts, rows, number, EVALUATION_RUN + seed)
     latents = generate.sample_latents(
         base, params, prompts.conditions[rows], seeds, lora=lora, sampler=sampler, progress=progress
     )

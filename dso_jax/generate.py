@@ -49,6 +49,18 @@ def sample_seed(obj: str, view: int, number: int, run: int = 0) -> int:
     return int.from_bytes(digest[:4], "little") >> 1
 
 
+def sample_seeds(
+    prompts: Prompts, rows: np.ndarray, number: np.ndarray, run: int = 0
+) -> np.ndarray:
+    """`sample_seed` of draw `number[i]` for the prompt `rows[i]`."""
+    return np.array(
+        [
+            sample_seed(str(prompts.objects[row]), int(prompts.views[row]), int(n), run)
+            for row, n in zip(rows, number, strict=True)
+        ]
+    )
+
+
 def sample_latents(
     base: Base,
     params: Mapping,
@@ -134,7 +146,7 @@ def write_dataset(
         part = todo[start : start + OBJECTS_PER_SHARD]
         rows = np.repeat(np.arange(len(part)), samples)
         number = np.tile(np.arange(samples), len(part))
-        seeds = _seeds(part, rows, number, seed)
+        seeds = sample_seeds(part, rows, number, seed)
         latents = sample_latents(base, base.flow_params, part.conditions[rows], seeds)
         labelled = label(decode(base, latents), protocol)
         rest = labelled.rest
@@ -158,15 +170,6 @@ def write_dataset(
         )
         if progress:
             progress(len(rows))
-
-
-def _seeds(prompts: Prompts, rows: np.ndarray, number: np.ndarray, seed: int) -> np.ndarray:
-    return np.array(
-        [
-            sample_seed(str(prompts.objects[row]), int(prompts.views[row]), int(n), seed)
-            for row, n in zip(rows, number, strict=True)
-        ]
-    )
 
 
 @functools.cache
