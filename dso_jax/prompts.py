@@ -38,9 +38,9 @@ class Prompts:
         )
 
 
-def toybox_prompts(split: str, count: int, view: int = 0) -> Prompts:
-    """The first `count` objects of a toybox split, each seen from one view."""
-    seeds = toybox.split(split, count)
+def toybox_prompts(split: str, count: int, *, first: int = 0, view: int = 0) -> Prompts:
+    """Objects `first` .. `first + count - 1` of a toybox split, each seen from one view."""
+    seeds = toybox.split(split, first + count)[first:]
     solid = toybox.make_objects(seeds).astype(bool)
     images = toybox.render(solid, view)
     return Prompts(

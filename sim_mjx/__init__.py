@@ -1,6 +1,6 @@
 """Rigid bodies from meshes or occupancy, dropped in MuJoCo MJX, and how they came to rest."""
 
-from sim_mjx.bodies import BodyError, HullPolygons, Provenance, RigidBody, concatenate, stack
+from sim_mjx.bodies import BodyError, HullPolygons, Provenance, RigidBody, concatenate
 from sim_mjx.drop import drop
 from sim_mjx.margin import static_margin_deg
 from sim_mjx.meshes import body_from_mesh
@@ -21,6 +21,5 @@ __all__ = [
     "body_from_mesh",
     "concatenate",
     "drop",
-    "stack",
     "static_margin_deg",
 ]

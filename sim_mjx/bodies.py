@@ -154,8 +154,3 @@ def concatenate(batches: Sequence[RigidBody]) -> RigidBody:
     joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *plain)
     entries = [batch.provenance or (Provenance(),) * len(batch) for batch in batches]
     return dataclasses.replace(joined, provenance=sum(entries, ()))
-
-
-def stack(bodies: Sequence[RigidBody]) -> RigidBody:
-    """Joins single bodies into one batch; the same as `concatenate`."""
-    return concatenate(bodies)

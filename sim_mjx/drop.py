@@ -79,15 +79,12 @@ def drop(
     Raises:
         ValueError: if `reasons` is not one entry an object.
     """
-    count = len(bodies)
-    why: list[str | None] = [None] * count if reasons is None else list(reasons)
-    if len(why) != count:
-        raise ValueError(f"drop: {len(why)} reasons for {count} bodies")
+    why = known_reasons(bodies, reasons)
     accelerator = jax.default_backend() != "cpu"
     slots = slots or (ACCELERATOR_SLOTS if accelerator else CPU_SLOTS)
     run = _Run(world.simulation_body(bodies, protocol), why, protocol, slots, progress)
     waiting = len(run.queue)
-    pools = 1 if accelerator else min(_cores(), -(-waiting // slots))
+    pools = 1 if accelerator else min(cores(), -(-waiting // slots))
     if waiting:
         run.compile()
         # Dealt out beforehand, not on demand: which slot a body gets, and with it the last bits of
@@ -150,7 +147,21 @@ def _compile(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
         return lowered.compile()
 
 
-def _cores() -> int:
+def known_reasons(bodies: RigidBody, reasons: Sequence[str | None] | None) -> list[str | None]:
+    """One entry a body: None, or why it is invalid before anything is simulated.
+
+    Raises:
+        ValueError: if `reasons` is given and not one entry a body.
+    """
+    if reasons is None:
+        return [None] * len(bodies)
+    if len(reasons) != len(bodies):
+        raise ValueError(f"drop: {len(reasons)} reasons for {len(bodies)} bodies")
+    return list(reasons)
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

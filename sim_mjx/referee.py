@@ -11,7 +11,6 @@ bit-stable labels matter more than speed.
 from __future__ import annotations
 
 import concurrent.futures
-import os
 from collections.abc import Callable, Sequence
 
 import mujoco
@@ -20,6 +19,7 @@ from jaxtyping import Float
 
 from sim_mjx import contact, world
 from sim_mjx.bodies import RigidBody
+from sim_mjx.drop import cores, known_reasons
 from sim_mjx.protocol import Protocol
 from sim_mjx.rest import Rest
 
@@ -43,10 +43,7 @@ def drop(
         threads: objects simulated at the same time, by default one a core.
         progress: called with 1 for each finished object.
     """
-    count = len(bodies)
-    why: list[str | None] = [None] * count if reasons is None else list(reasons)
-    if len(why) != count:
-        raise ValueError(f"drop: {len(why)} reasons for {count} bodies")
+    count, why = len(bodies), known_reasons(bodies, reasons)
     pose = np.tile(np.array([0.0, 0, 0, 1, 0, 0, 0]), (count, 1))
     steps, at_rest = np.zeros(count, np.int64), np.zeros(count, bool)
     points, start = bodies.body_points(), world.start_position(bodies)
@@ -64,7 +61,7 @@ def drop(
         if progress is not None:
             progress(1)
 
-    with concurrent.futures.ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+    with concurrent.futures.ThreadPoolExecutor(threads or cores()) as pool:
         try:
             for done in [pool.submit(one, i) for i in range(count)]:
                 done.result()
@@ -85,19 +82,13 @@ def compile_model(
     Raises:
         ValueError: if MuJoCo refuses the mesh.
     """
-    spec = mujoco.MjSpec()
-    spec.option.timestep = protocol.timestep
-    spec.option.gravity = [0.0, 0.0, -protocol.gravity]
-    friction = [protocol.friction, 0.005, 0.0001]
-    spec.worldbody.add_geom(
-        type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0.0, 0.0, 1.0], friction=friction
-    )
+    spec = world.ground(protocol)
     mesh = spec.add_mesh(name="hull", uservert=np.unique(points, axis=0).ravel())
     # The mesh's own inertia is not used; the convex mode is the one that never rejects a hull.
     mesh.inertia = mujoco.mjtMeshInertia.mjMESH_INERTIA_CONVEX
     body = spec.worldbody.add_body(name="body", pos=start)
     body.add_freejoint()
-    body.add_geom(type=mujoco.mjtGeom.mjGEOM_MESH, meshname="hull", friction=friction)
+    world.add_hull(body, "hull", protocol)
     body.explicitinertial = 1
     body.mass = bodies.mass[index]
     body.ipos = bodies.com[index]

@@ -72,24 +72,38 @@ def start_position(bodies: RigidBody) -> Float[np.ndarray, "B 3"]:
 @functools.lru_cache(maxsize=16)
 def template(protocol: Protocol) -> mujoco.MjModel:
     """A plane and one free body with a mesh geom, under the protocol's options."""
-    spec = mujoco.MjSpec()
-    spec.option.timestep = protocol.timestep
-    spec.option.gravity = [0.0, 0.0, -protocol.gravity]
+    spec = ground(protocol)
     spec.option.iterations = protocol.solver_iterations
     spec.option.ls_iterations = protocol.linesearch_iterations
     # Without joint damping the implicit damping term is zero; it would factorise the mass twice.
     spec.option.disableflags = int(mujoco.mjtDisableBit.mjDSBL_EULERDAMP)
-    friction = [protocol.friction, 0.005, 0.0001]
-    spec.worldbody.add_geom(
-        type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0.0, 0.0, 1.0], friction=friction
-    )
     # The template's own mesh is never touched: the collider brings its points.
     corners = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float64)
     spec.add_mesh(name="body", uservert=corners.ravel())
     body = spec.worldbody.add_body(name="body")
     body.add_freejoint()
-    body.add_geom(type=mujoco.mjtGeom.mjGEOM_MESH, meshname="body", friction=friction)
+    add_hull(body, "body", protocol)
     return spec.compile()
+
+
+def ground(protocol: Protocol) -> mujoco.MjSpec:
+    """What every model begins with, in MJX and in C: a plane under the protocol's gravity."""
+    spec = mujoco.MjSpec()
+    spec.option.timestep = protocol.timestep
+    spec.option.gravity = [0.0, 0.0, -protocol.gravity]
+    spec.worldbody.add_geom(
+        type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0.0, 0.0, 1.0], friction=_friction(protocol)
+    )
+    return spec
+
+
+def add_hull(body: mujoco.MjsBody, mesh: str, protocol: Protocol) -> None:
+    """Gives a body of a `ground` its one geom, the mesh of that name."""
+    body.add_geom(type=mujoco.mjtGeom.mjGEOM_MESH, meshname=mesh, friction=_friction(protocol))
+
+
+def _friction(protocol: Protocol) -> list[float]:
+    return [protocol.friction, 0.005, 0.0001]
 
 
 @functools.lru_cache(maxsize=16)

@@ -18,12 +18,22 @@ Dtype = jnp.dtype | type | str
 M = TypeVar("M", bound=nnx.Module)
 
 
+def init_lora(key: jax.Array, kernel: tuple[int, ...], rank: int) -> tuple[jax.Array, jax.Array]:
+    """Fresh fp32 (A, B) for a kernel of shape (..., in, out), as PEFT starts them.
+
+    A is kaiming-uniform with a = sqrt 5, that is U(-1/sqrt(in), 1/sqrt(in)), and B zero, so that a
+    fresh adapter leaves the base unchanged to the bit.
+    """
+    *lead, fan_in, fan_out = kernel
+    bound = fan_in**-0.5
+    a = jax.random.uniform(key, (*lead, fan_in, rank), minval=-bound, maxval=bound)
+    return a, jnp.zeros((*lead, rank, fan_out))
+
+
 class Linear(nnx.Linear):
     """`nnx.Linear` that adds (alpha / rank) (x A) B when it has the leaves `lora_A` and `lora_B`.
 
-    A and B are fp32 masters, cast to the compute dtype at use; A starts as PEFT's
-    kaiming-uniform (a = sqrt 5), which is U(-1/sqrt(fan_in), 1/sqrt(fan_in)), and B as zero,
-    so that a fresh adapter leaves the base unchanged to the bit.
+    A and B are fp32 masters, cast to the compute dtype at use; see `init_lora`.
     """
 
     def __init__(
@@ -40,12 +50,8 @@ class Linear(nnx.Linear):
         super().__init__(in_features, out_features, dtype=dtype, kernel_init=init, rngs=rngs)
         self.lora_scale = lora.scale if lora else 0.0
         if lora:
-            bound = in_features**-0.5
-            shape = (in_features, lora.rank)
-            self.lora_A = nnx.Param(
-                jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound)
-            )
-            self.lora_B = nnx.Param(jnp.zeros((lora.rank, out_features)))
+            a, b = init_lora(rngs.params(), (in_features, out_features), lora.rank)
+            self.lora_A, self.lora_B = nnx.Param(a), nnx.Param(b)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         y = super().__call__(x)

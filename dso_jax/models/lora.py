@@ -15,6 +15,7 @@ import optax
 from flax import traverse_util
 
 from dso_jax.models.config import LoRAConfig
+from dso_jax.models.layers import init_lora
 
 A, B = "lora_A", "lora_B"
 FIXED = ("pos_emb",)  # a table, not a weight: never trained, whatever the patterns say
@@ -103,7 +104,7 @@ def with_adapter(base: dict, adapter: dict) -> dict:
 def attach(base: dict, config: LoRAConfig, key: jax.Array) -> dict:
     """`base` with fresh LoRA leaves beside the kernels of the target linears.
 
-    A ~ U(-1/sqrt(fan_in), 1/sqrt(fan_in)) and B = 0, both fp32 (PEFT's initialisation).
+    They start as `layers.init_lora` says.
 
     Raises:
       ValueError: a target that names no linear of `base`.
@@ -116,14 +117,9 @@ def attach(base: dict, config: LoRAConfig, key: jax.Array) -> dict:
         if leaf != "kernel" or module not in config.targets:
             continue
         missing.discard(module)
-        *lead, fan_in, fan_out = flat[path].shape
         prefix = path.removesuffix("kernel")
-        bound = fan_in**-0.5
         key, sub = jax.random.split(key)
-        fresh[prefix + A] = jax.random.uniform(
-            sub, (*lead, fan_in, config.rank), minval=-bound, maxval=bound
-        )
-        fresh[prefix + B] = jnp.zeros((*lead, config.rank, fan_out))
+        fresh[prefix + A], fresh[prefix + B] = init_lora(sub, flat[path].shape, config.rank)
     if missing:
         raise ValueError(f"lora.targets: no linear is called {', '.join(sorted(missing))}")
     return _nested(flat | fresh)

@@ -6,15 +6,14 @@ samples resemble what they were asked for and bad enough that some of them fall.
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 import sim_mjx
 from dso_jax import evaluate, generate, pretrained
-from dso_jax.models import apply_encoder
 from dso_jax.prompts import toybox_prompts
 from dso_jax.toybox import FAMILIES
+from dso_jax.toybox.pretrain import encode
 
 CERTAIN = 1.0  # logit that stands for a true voxel
 
@@ -32,13 +31,11 @@ def check(folder: str, protocol: sim_mjx.Protocol, objects: int, samples: int) -
       broken: share of samples in several parts, or empty
     """
     base = pretrained.load(folder)
-    config, encoder, _ = pretrained.load_model(pretrained.resolve(folder), pretrained.ENCODER)
+    _, encoder, _ = pretrained.load_model(pretrained.resolve(folder), pretrained.ENCODER)
     prompts = toybox_prompts("heldout", objects)
     solid = prompts.truth
     assert solid is not None
-    encode = jax.jit(lambda x: apply_encoder(config, encoder, x)[0])
-    chunks = np.array_split(solid[:, None].astype(np.float32), -(-objects // 64))
-    latents = np.concatenate([np.asarray(encode(jnp.asarray(chunk))) for chunk in chunks])
+    latents = np.asarray(encode(encoder, jnp.asarray(solid), batch=generate.BATCH))
 
     truth = generate.label(np.where(solid, CERTAIN, -CERTAIN), protocol)
     decoded = generate.label(generate.decode(base, latents), protocol)

@@ -43,8 +43,7 @@ def make_evaluate(
         sampler = _sampler(config, base.sampler)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    first, count = config.eval.skip, config.eval.objects
-    heldout = prompts.toybox_prompts("heldout", first + count)[first:]
+    heldout = prompts.toybox_prompts("heldout", config.eval.objects, first=config.eval.skip)
 
     def run(params: dict) -> Figures:
         found = evaluate.evaluate(
