@@ -1,5 +1,6 @@
 """Rigid bodies from meshes or occupancy, dropped in MuJoCo MJX, and how they came to rest."""
 
+from sim_mjx import pytrees as pytrees  # registers bodies with JAX
 from sim_mjx.bodies import BodyError, HullPolygons, Provenance, RigidBody, concatenate
 from sim_mjx.drop import drop
 from sim_mjx.margin import static_margin_deg

@@ -9,9 +9,9 @@ Legend: B objects, K support points (a bucket size), V entries of the flat polyg
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 
-import jax
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -110,9 +110,8 @@ class RigidBody:
                 raise IndexError(f"object {index} of a batch of {count}")
             index = slice(index % count, index % count + 1)
         chosen = np.arange(len(self))[index]
-        picked = jax.tree.map(lambda leaf: leaf[chosen], dataclasses.replace(self, provenance=()))
         provenance = tuple(self.provenance[i] for i in chosen) if self.provenance else ()
-        return dataclasses.replace(picked, provenance=provenance)
+        return _map(lambda leaf: leaf[chosen], self, provenance=provenance)
 
     def body_points(self) -> Float[np.ndarray, "B K 3"]:
         """Support points in the body frame, float64."""
@@ -126,18 +125,6 @@ class RigidBody:
         return (points.max(axis=1) - points.min(axis=1)).max(axis=1)
 
 
-jax.tree_util.register_dataclass(
-    HullPolygons,
-    data_fields=["start", "count", "normals", "contacts"],
-    meta_fields=["window"],
-)
-jax.tree_util.register_dataclass(
-    RigidBody,
-    data_fields=["points", "mass", "com", "inertia", "inertia_quat", "polygons"],
-    meta_fields=["provenance"],
-)
-
-
 def concatenate(batches: Sequence[RigidBody]) -> RigidBody:
     """Joins batches of one shape bucket.
 
@@ -146,11 +133,34 @@ def concatenate(batches: Sequence[RigidBody]) -> RigidBody:
     """
     if not batches:
         raise ValueError("concatenate: expected at least one batch of bodies")
-    plain = [dataclasses.replace(batch, provenance=()) for batch in batches]
-    structures = {jax.tree.structure(batch) for batch in plain}
-    shapes = {tuple(leaf.shape[1:] for leaf in jax.tree.leaves(batch)) for batch in plain}
-    if len(structures) > 1 or len(shapes) > 1:
+    if len({_shape_bucket(batch) for batch in batches}) > 1:
         raise ValueError("concatenate: bodies are of different shape buckets")
-    joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *plain)
     entries = [batch.provenance or (Provenance(),) * len(batch) for batch in batches]
-    return dataclasses.replace(joined, provenance=sum(entries, ()))
+    provenance = tuple(itertools.chain.from_iterable(entries))
+    return _map(lambda *leaves: np.concatenate(leaves), *batches, provenance=provenance)
+
+
+_ARRAYS = ("points", "mass", "com", "inertia", "inertia_quat")
+_POLYGON_ARRAYS = ("start", "count", "normals", "contacts")
+
+
+def _map(function: Callable, first: RigidBody, *others: RigidBody, provenance) -> RigidBody:
+    """`first` with `function` applied to its arrays and those of `others` of the same bucket."""
+    # Not jax.tree.map: the processes that prepare bodies do without JAX.
+    batches = (first, *others)
+    changed = {n: function(*(getattr(b, n) for b in batches)) for n in _ARRAYS}
+    polygons = first.polygons
+    if polygons is not None:
+        tables = [b.polygons for b in batches]
+        new = {n: function(*(getattr(t, n) for t in tables)) for n in _POLYGON_ARRAYS}
+        polygons = dataclasses.replace(polygons, **new)
+    return dataclasses.replace(first, **changed, polygons=polygons, provenance=provenance)
+
+
+def _shape_bucket(body: RigidBody) -> tuple:
+    """What two batches must share to be joined."""
+    shapes = tuple(getattr(body, name).shape[1:] for name in _ARRAYS)
+    table = body.polygons
+    if table is None:
+        return shapes
+    return (*shapes, table.window, *(getattr(table, n).shape[1:] for n in _POLYGON_ARRAYS))

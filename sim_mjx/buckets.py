@@ -11,9 +11,9 @@ import numpy as np
 
 from sim_mjx import rotations
 from sim_mjx.bodies import HullPolygons, Provenance, RigidBody
+from sim_mjx.directions import support_directions
 from sim_mjx.hull import Hull, contact_corners, convex_hull
 from sim_mjx.mass_properties import MassProperties
-from sim_mjx.occupancy import support_directions
 
 
 @dataclasses.dataclass(frozen=True)

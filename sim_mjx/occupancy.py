@@ -25,14 +25,12 @@ from scipy.spatial import ConvexHull, QhullError
 
 from sim_mjx import rotations
 from sim_mjx.bodies import BodyError, Provenance, RigidBody, concatenate
+from sim_mjx.directions import support_directions
 from sim_mjx.protocol import Protocol
 
 DENSITY = 1000.0  # kg/m^3; it cancels in every label
 MAX_POINTS = 256
 SATURATION = Protocol.saturation
-# Slopes (horizontal over vertical) of the direction rings around "down". The smallest resolves feet
-# whose heights differ by a thousandth of their distance.
-_RING_SLOPES = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3)
 # Feet are what lies within this many voxels of the lowest point; faces count as their underside
 # where the normal's z is below this.
 _FOOT_LAYERS = 1.5
@@ -166,26 +164,6 @@ def _foot_corners(candidates: Float[np.ndarray, "M 3"], voxel: float) -> Int[np.
 
 
 @functools.cache
-def support_directions(count: int) -> Float[np.ndarray, "D 3"]:
-    """Unit directions, float32: down, rings around down, and the rest spread over the sphere."""
-    ring = max(6, (9 * count) // (16 * len(_RING_SLOPES)))
-    rows = [[0.0, 0.0, -1.0]]
-    for offset, slope in enumerate(_RING_SLOPES):
-        # Turning each ring lets flat round feet show as many corners as there are directions.
-        angle = 2 * np.pi * (np.arange(ring) + offset / len(_RING_SLOPES)) / ring
-        rows += np.stack([slope * np.cos(angle), slope * np.sin(angle), -np.ones(ring)], 1).tolist()
-    rest = count - len(rows)
-    if rest < 32:
-        raise ValueError(f"max_points: expected at least 80, got {count}")
-    height = 1 - (2 * np.arange(rest) + 1) / rest
-    angle = np.pi * (3 - np.sqrt(5)) * np.arange(rest)
-    radius = np.sqrt(1 - height**2)
-    sphere = np.stack([radius * np.cos(angle), radius * np.sin(angle), height], axis=1)
-    directions = np.concatenate([np.array(rows), sphere])
-    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    return directions.astype(np.float32)
-
-
 def _body(
     logits: Float[np.ndarray, "R R R"], max_points: int, saturation: float = SATURATION
 ) -> RigidBody:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sim_mjx import bodies_from_occupancy, drop, occupancy, referee, rotations
+from sim_mjx.directions import support_directions
 from tests.sim import shapes
 
 # A voxelised solid misjudges its surface by at most half a voxel.
@@ -147,7 +148,7 @@ def test_reduced_points_come_to_rest():
 
 
 def test_directions_hold_down_and_cover_the_sphere():
-    directions = occupancy.support_directions(256)
+    directions = support_directions(256)
     assert directions.shape == (256, 3)
     np.testing.assert_allclose(np.linalg.norm(directions, axis=1), 1, atol=1e-6)
     np.testing.assert_array_equal(directions[0], [0, 0, -1])
@@ -157,7 +158,7 @@ def test_directions_hold_down_and_cover_the_sphere():
     nearest = np.degrees(np.arccos(np.clip((probe @ directions.T).max(axis=1), -1, 1)))
     assert nearest.max() < 15
     with pytest.raises(ValueError, match="max_points"):
-        occupancy.support_directions(40)
+        support_directions(40)
 
 
 def test_saturation_evens_out_how_sure_a_decoder_is():
