@@ -5,6 +5,8 @@ Legend: D directions.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from jaxtyping import Float
 
@@ -13,6 +15,7 @@ from jaxtyping import Float
 _RING_SLOPES = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3)
 
 
+@functools.cache
 def support_directions(count: int) -> Float[np.ndarray, "D 3"]:
     """Unit directions, float32: down, rings around down, and the rest spread over the sphere."""
     ring = max(6, (9 * count) // (16 * len(_RING_SLOPES)))

@@ -16,8 +16,6 @@ Legend: B objects, R grid resolution, M candidates, D directions (= support poin
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import ndimage
@@ -163,7 +161,6 @@ def _foot_corners(candidates: Float[np.ndarray, "M 3"], voxel: float) -> Int[np.
     return low[np.unique(hull.simplices[hull.equations[:, 2] < _DOWNWARD])]
 
 
-@functools.cache
 def _body(
     logits: Float[np.ndarray, "R R R"], max_points: int, saturation: float = SATURATION
 ) -> RigidBody:
