@@ -1,0 +1,83 @@
+"""Files to bodies on all cores, in order, while the consumer does something else.
+
+Every file gives one `Prepared`: a body, or a reason. Work is done by processes of their own
+(`sim_mjx.worker_pool`), so that a file that crashes a parser, eats memory or never ends costs one
+row and not the job.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import pickle
+from collections.abc import Iterable, Iterator
+
+from sim_mjx import prepare_one
+from sim_mjx.bodies import RigidBody
+from sim_mjx.protocol import Protocol
+from sim_mjx.worker_pool import Failure, Limits, WorkerError, WorkerPool
+
+__all__ = ["Limits", "Prepared", "WorkerError", "prepare"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """What became of one file.
+
+    Attributes:
+        index: position among the paths.
+        path: the file.
+        sha256: digest of its bytes, empty if they could not be read.
+        body: a batch of one, or None.
+        reason: why there is no body: a `BodyError` code, `unreadable`, `crashed` or `timeout`;
+            empty where there is one.
+        message: one line for people, empty where there is a body.
+    """
+
+    index: int
+    path: pathlib.Path
+    sha256: str
+    body: RigidBody | None
+    reason: str
+    message: str
+
+
+def prepare(
+    paths: Iterable[str | os.PathLike],
+    protocol: Protocol,
+    *,
+    workers: int | None = None,
+    cache: pathlib.Path | None = None,
+    limits: Limits | None = None,
+) -> Iterator[Prepared]:
+    """Makes the body of every file, in order.
+
+    Preparation runs ahead of the consumer by a bounded number of files and bytes, from the first
+    `next` on. Closing the iterator ends the processes.
+
+    Args:
+        paths: mesh files; read lazily.
+        protocol: only its body fields matter, see `sim_mjx.cache`.
+        workers: processes; None takes one a core, 0 works in this process, without limits.
+        cache: folder of bodies made before, see `sim_mjx.cache`.
+        limits: time and memory that one file may take.
+
+    Yields:
+        One entry a path.
+
+    Raises:
+        WorkerError: the worker processes cannot be started.
+    """
+    if workers == 0:
+        for index, path in enumerate(map(pathlib.Path, paths)):
+            yield Prepared(index, path, *prepare_one.prepare_file(path, protocol, cache))
+        return
+    settings = {"protocol": protocol, "cache": cache}
+    with WorkerPool(map(pathlib.Path, paths), settings, workers, limits or Limits()) as pool:
+        for index, (path, outcome) in enumerate(pool):
+            if isinstance(outcome, Failure):
+                message = f"{path}: {outcome.message}"
+                yield Prepared(index, path, "", None, outcome.reason, message)
+            else:
+                yield Prepared(index, path, *pickle.loads(outcome))

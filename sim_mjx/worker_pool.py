@@ -1,0 +1,251 @@
+"""A pool of worker processes whose members may crash or hang.
+
+`concurrent.futures` gives up a whole pool when one process dies, and `multiprocessing` forks (not
+safe once JAX runs threads) or imports the user's main script again. Here each worker is a program
+of its own, fed through pipes by a thread of ours. A worker that dies is replaced; the file it was
+at is tried once more and then given up.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import os
+import pathlib
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from sim_mjx.drop import cores
+from sim_mjx.prepare_one import receive, send
+
+# The package's own __init__ brings in JAX, which workers do without: they get an empty package.
+_PROGRAM = """
+import sys, types
+package = types.ModuleType("sim_mjx")
+package.__path__ = [sys.argv[1]]
+sys.modules["sim_mjx"] = package
+from sim_mjx.prepare_one import serve
+serve()
+"""
+# Files sent to a worker beyond the one it is at, so that it need not wait for our thread.
+_SENT_AHEAD = 2
+# How far the pool runs ahead of the consumer.
+_AHEAD_FILES = 4096
+_AHEAD_BYTES = 256 * 2**20
+
+
+class WorkerError(RuntimeError):
+    """Worker processes cannot be started."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What one file may take.
+
+    Attributes:
+        seconds: wall time; the file is then `timeout`.
+        memory_bytes: address space of a worker; more is `crashed`.
+    """
+
+    seconds: float = 60.0
+    memory_bytes: int = 4 * 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """A worker died over a file."""
+
+    reason: str
+    message: str
+
+
+class WorkerPool:
+    """Iterates over (path, answer) in the order of the paths; a context manager."""
+
+    def __init__(
+        self,
+        paths: Iterable[pathlib.Path],
+        settings: dict[str, Any],
+        workers: int | None,
+        limits: Limits,
+    ):
+        self._paths = enumerate(paths)
+        self._first = pickle.dumps({**settings, **dataclasses.asdict(limits)})
+        self._state = threading.Condition()
+        self._given = 0  # paths taken so far
+        self._taken = 0  # answers that the consumer has had
+        self._bytes = 0  # of answers waiting for the consumer
+        self._answers: dict[int, tuple[pathlib.Path, bytes | Failure]] = {}
+        self._exhausted = False
+        self._stopped = False
+        self._error: BaseException | None = None
+        self._workers: set[_Worker] = set()
+        self._threads = [
+            threading.Thread(target=self._drive, name=f"prepare-{i}", daemon=True)
+            for i in range(workers or cores())
+        ]
+
+    def __enter__(self) -> WorkerPool:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        with self._state:
+            self._stopped = True
+            for worker in self._workers:
+                worker.kill()
+            self._state.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def __iter__(self) -> Iterator[tuple[pathlib.Path, bytes | Failure]]:
+        while True:
+            with self._state:
+                self._state.wait_for(self._next_is_known)
+                if self._error is not None:
+                    raise self._error
+                if self._taken not in self._answers:
+                    return
+                path, answer = self._answers.pop(self._taken)
+                self._taken += 1
+                self._bytes -= len(answer) if isinstance(answer, bytes) else 0
+                self._state.notify_all()
+            yield path, answer
+
+    def _next_is_known(self) -> bool:
+        finished = self._exhausted and self._taken >= self._given
+        return self._taken in self._answers or finished or self._error is not None
+
+    def _take(self, wait: bool) -> tuple[int, pathlib.Path] | None:
+        """The next path, or None: there is none (now, unless `wait`)."""
+        with self._state:
+            if wait:
+                self._state.wait_for(lambda: self._stopped or self._has_room())
+            if self._stopped or self._exhausted or not self._has_room():
+                return None
+            try:
+                task = next(self._paths)
+            except StopIteration:
+                self._exhausted = True
+                self._state.notify_all()
+                return None
+            self._given += 1
+            return task
+
+    def _has_room(self) -> bool:
+        ahead = self._given - self._taken
+        return self._exhausted or (ahead < _AHEAD_FILES and self._bytes < _AHEAD_BYTES)
+
+    def _drive(self) -> None:
+        """One thread: keeps one worker busy until the paths or the pool end."""
+        try:
+            self._work()
+        except BaseException as error:  # noqa: BLE001 - the consumer raises it
+            with self._state:
+                self._error = self._error or error
+                self._state.notify_all()
+
+    def _work(self) -> None:
+        sent: collections.deque[tuple[int, pathlib.Path]] = collections.deque()
+        suspect = -1  # the file over which a worker has died once
+        worker: _Worker | None = None
+        try:
+            while not self._stopped:
+                while len(sent) <= _SENT_AHEAD and (task := self._take(wait=not sent)):
+                    sent.append(task)
+                    if worker is not None:
+                        worker.ask(task[1])
+                if not sent:
+                    return
+                if worker is None:
+                    worker = self._start()
+                    for _, path in sent:
+                        worker.ask(path)
+                answer: bytes | Failure | None = worker.answer()
+                if answer is None:
+                    failure = self._end(worker)
+                    worker = None
+                    if failure.reason != "timeout" and suspect != sent[0][0]:
+                        suspect = sent[0][0]
+                        continue
+                    answer = failure
+                index, path = sent.popleft()
+                with self._state:
+                    self._answers[index] = path, answer
+                    self._bytes += len(answer) if isinstance(answer, bytes) else 0
+                    self._state.notify_all()
+        finally:
+            if worker is not None:
+                self._end(worker)
+
+    def _start(self) -> _Worker:
+        worker = _Worker(self._first)
+        with self._state:
+            self._workers.add(worker)
+            if self._stopped:
+                worker.kill()
+        return worker
+
+    def _end(self, worker: _Worker) -> Failure:
+        with self._state:
+            self._workers.discard(worker)
+        return worker.end()
+
+
+class _Worker:
+    """One process and its pipes."""
+
+    def __init__(self, first: bytes):
+        # BLAS threads would fight over the cores that the other workers have.
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
+        self._process = subprocess.Popen(
+            # -P: no module is taken from the working folder.
+            [sys.executable, "-P", "-c", _PROGRAM, str(pathlib.Path(__file__).parent)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=environment,
+        )
+        self._requests: Any = self._process.stdin
+        self._answers: Any = self._process.stdout
+        self._send(first)
+        if self.answer() is None:
+            failure = self.end()
+            raise WorkerError(f"a worker process does not start: {failure.message}")
+
+    def ask(self, path: pathlib.Path) -> None:
+        self._send(pickle.dumps(path))
+
+    def answer(self) -> bytes | None:
+        """The next answer, or None: the process is gone."""
+        return receive(self._answers)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def end(self) -> Failure:
+        """Ends the process and says how it went."""
+        self._answers.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._requests.close()
+        status = self._process.wait()
+        self._errors.seek(0)
+        said = self._errors.read().decode(errors="replace").strip().splitlines()
+        self._errors.close()
+        if status == -signal.SIGALRM:
+            return Failure("timeout", "took longer than a file may")
+        name = signal.Signals(-status).name if status < 0 else f"exit code {status}"
+        return Failure("crashed", f"the worker died ({name}){': ' + said[-1] if said else ''}")
+
+    def _send(self, message: bytes) -> None:
+        with contextlib.suppress(BrokenPipeError):  # it has died; `answer` will say so
+            send(self._requests, message)
