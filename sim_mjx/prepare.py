@@ -11,7 +11,7 @@ import dataclasses
 import os
 import pathlib
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 
 from sim_mjx import prepare_one
 from sim_mjx.bodies import RigidBody
@@ -50,7 +50,7 @@ def prepare(
     workers: int | None = None,
     cache: pathlib.Path | None = None,
     limits: Limits | None = None,
-) -> Iterator[Prepared]:
+) -> Generator[Prepared, None, None]:
     """Makes the body of every file, in order.
 
     Preparation runs ahead of the consumer by a bounded number of files and bytes, from the first
