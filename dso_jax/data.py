@@ -43,7 +43,7 @@ class Candidates:
 
 
 def candidates(dataset: Dataset) -> list[Candidates]:
-    """The objects that have both labels, ordered by name.
+    """The objects that have both labels and a condition, ordered by name.
 
     Raises:
         UsageError: no object has; the message counts what there is instead.
@@ -58,17 +58,18 @@ def candidates(dataset: Dataset) -> list[Candidates]:
         is_stable = samples["stable"][labelled]
         only_stable += bool(is_stable.any() and is_stable.all())
         only_unstable += bool(len(labelled) and not is_stable.any())
-        if is_stable.any() and not is_stable.all():
-            first = np.unique(samples["view"][group], return_index=True)[1]
+        seen = group[dataset.has_condition[group]]
+        if is_stable.any() and not is_stable.all() and len(seen):
+            first = np.unique(samples["view"][seen], return_index=True)[1]
             found.append(
-                Candidates(name, labelled[is_stable], labelled[~is_stable], group[np.sort(first)])
+                Candidates(name, labelled[is_stable], labelled[~is_stable], seen[np.sort(first)])
             )
     if not found:
         raise UsageError(
             f"{dataset.folder}: not a single usable pair; an object with a stable and an unstable "
             f"sample is needed, but of {len(names)} objects ({len(dataset)} samples) {only_stable} "
             f"have stable samples only, {only_unstable} unstable ones only, and "
-            f"{len(names) - only_stable - only_unstable} none with a label"
+            f"{len(names) - only_stable - only_unstable} none with a label and a condition"
         )
     return found
 
@@ -138,7 +139,7 @@ def iterate(steps: grain.MapDataset, start: int = 0) -> grain.DatasetIterator:
 
 
 def _singles(dataset: Dataset, seed: int) -> grain.MapDataset:
-    labelled = np.flatnonzero(dataset.usable)
+    labelled = np.flatnonzero(dataset.usable & dataset.has_condition)
     stable = int(dataset.samples["stable"][labelled].sum())
     if stable in (0, len(labelled)):
         raise UsageError(

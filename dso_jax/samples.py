@@ -22,7 +22,7 @@ SCHEMA = pa.schema(
         ("seed", pa.int64()),  # of the draw's noise
         ("shard", pa.int32()),  # file number of its latent and its condition
         ("row", pa.int32()),  # row of the latent in that shard
-        ("condition_row", pa.int32()),  # row of the condition in that shard
+        ("condition_row", pa.int32()),  # row of the condition in that shard; -1: none
         ("tilt_deg", pa.float64()),  # angle between the object's up and the world's, at rest
         ("rotation_deg", pa.float64()),  # 2 acos w, 0..360, as DSO counts it
         ("status", pa.string()),  # rest, moving or invalid

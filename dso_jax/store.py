@@ -34,6 +34,7 @@ WRITER_COLUMNS = ("shard", "row")  # filled in by the writer
 CALLER_COLUMNS = tuple(name for name in SCHEMA.names if name not in WRITER_COLUMNS)
 # Kind of shard -> the column that says which of its rows a sample uses.
 ROW_COLUMNS = {"latents": "row", "conditions": "condition_row"}
+NO_CONDITION = -1  # in `condition_row`: the latent can be learned from, under another view's image
 # Folders up to this size are searched for NaN before any work; larger ones as they are read.
 SCAN_LIMIT_BYTES = 256 * 2**20
 
@@ -46,6 +47,7 @@ class Dataset:
         meta: contents of meta.json.
         samples: column name -> array (N,), one entry a sample, in the order they were written.
         fingerprint: sha256 of samples.parquet; names the exact set of samples.
+        has_condition: (N,) bool: samples of which the image's condition is stored.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -62,6 +64,8 @@ class Dataset:
         self.fingerprint, self.samples = read_samples(self.folder / SAMPLES)
         self.latent_shape = _shape(self.folder, self.meta, "latent_shape")
         self.condition_shape = _shape(self.folder, self.meta, "condition_shape")
+        # The image of a sample that came from elsewhere may be gone.
+        self.has_condition = self.samples["condition_row"] != NO_CONDITION
         self._shards = {
             (kind, shard): self._open(kind, shard)
             for shard in np.unique(self.samples["shard"]).tolist()
@@ -70,7 +74,8 @@ class Dataset:
         if sum(shard.rows.nbytes for shard in self._shards.values()) <= SCAN_LIMIT_BYTES:
             for index in range(len(self)):
                 self.latent(index)
-                self.condition(index)
+                if self.has_condition[index]:
+                    self.condition(index)
 
     def __len__(self) -> int:
         return len(self.samples["object"])
@@ -85,7 +90,14 @@ class Dataset:
         return self._row("latents", index)
 
     def condition(self, index: int) -> np.ndarray:
-        """(S, D) condition of the image from which sample `index` was made, as stored."""
+        """(S, D) condition of the image from which sample `index` was made, as stored.
+
+        Raises:
+            UsageError: the sample has none, see `has_condition`.
+        """
+        if not self.has_condition[index]:
+            name, view = self.samples["object"][index], self.samples["view"][index]
+            raise UsageError(f"{self.folder}: no condition for view {view} of {name}")
         return self._row("conditions", index)
 
     def _row(self, kind: str, index: int) -> np.ndarray:
@@ -100,7 +112,8 @@ class Dataset:
         shape = self.latent_shape if kind == "latents" else self.condition_shape
         shard = Shard.open(_shard_path(self.folder, kind, number), kind, shape)
         rows = self.samples[ROW_COLUMNS[kind]][self.samples["shard"] == number]
-        if rows.min() < 0 or rows.max() >= len(shard.rows):
+        least = NO_CONDITION if kind == "conditions" else 0
+        if rows.min() < least or rows.max() >= len(shard.rows):
             raise UsageError(
                 f"{shard.path}: has {len(shard.rows)} rows, {SAMPLES} refers to rows "
                 f"{rows.min()}..{rows.max()}"
@@ -148,7 +161,7 @@ class DatasetWriter:
 
         Args:
             samples: column name -> (n,) values, for every name of CALLER_COLUMNS; `condition_row`
-                indexes `conditions`.
+                indexes `conditions`, or is NO_CONDITION.
             latents: (n, C, r, r, r) finite floats of 16 or 32 bits.
             conditions: (m, S, D) likewise.
 
@@ -201,7 +214,7 @@ class DatasetWriter:
         if unknown:
             raise ValueError(f"status {sorted(unknown)}, expected one of {STATUSES}")
         rows = columns["condition_row"]
-        if rows and not 0 <= min(rows) <= max(rows) < len(conditions):
+        if rows and not NO_CONDITION <= min(rows) <= max(rows) < len(conditions):
             raise ValueError(f"condition_row outside 0..{len(conditions) - 1}")
         for name, values in (("latent_shape", latents), ("condition_shape", conditions)):
             if name in self.meta and list(values.shape[1:]) != self.meta[name]:

@@ -36,6 +36,22 @@ def test_a_pair_is_one_object_with_both_labels(dataset):
         assert samples["object"][winner] != "object-00"  # it never falls
 
 
+def test_a_view_without_a_condition_is_learned_from_but_never_shown(tmp_path):
+    columns = labels(objects=1, samples=9, views=3)
+    columns["condition_row"] = np.where(columns["view"] == 1, -1, columns["condition_row"])
+    dataset = Dataset(write_dataset(tmp_path / "some", columns))
+    (only,) = data.candidates(dataset)
+    views = dataset.samples["view"]
+    assert views[only.views].tolist() == [0, 2]
+    assert len(only.stable) + len(only.unstable) == 9
+    singles = data.batches(dataset, 4, seed=0, pairing="unpaired")
+    assert data.at(singles, 5)["cond"].shape == (8, 3, 8)  # twelve draws hold every sample twice
+
+    columns["condition_row"][:] = -1
+    with pytest.raises(UsageError, match="1 none with a label and a condition"):
+        data.candidates(Dataset(write_dataset(tmp_path / "none", columns)))
+
+
 def test_pairs_are_a_pure_function_of_index_and_seed(dataset):
     pairs, same, other = (data.pairs(dataset, seed) for seed in (3, 3, 4))
     assert [pairs[i] for i in (7, 0, 1000, 7)] == [same[i] for i in (7, 0, 1000, 7)]

@@ -76,6 +76,18 @@ def test_a_kill_between_shard_and_table_loses_only_that_append(tmp_path, monkeyp
     np.testing.assert_array_equal(Dataset(tmp_path).latent(5), latents[1])
 
 
+def test_a_sample_may_lack_a_condition(tmp_path):
+    latents, conditions = arrays(4)
+    columns = part(0, 4) | {"condition_row": np.array([0, -1, -1, 1])}
+    DatasetWriter(tmp_path, {}).append(columns, latents, conditions[:2])
+    dataset = Dataset(tmp_path)
+    assert dataset.has_condition.tolist() == [True, False, False, True]
+    np.testing.assert_array_equal(dataset.condition(3), conditions[1])
+    np.testing.assert_array_equal(dataset.latent(2), latents[2])
+    with pytest.raises(UsageError, match="no condition for view 0 of object-00"):
+        dataset.condition(1)
+
+
 def test_a_failed_write_leaves_no_file(tmp_path):
     def fail(path):
         path.write_text("half")
