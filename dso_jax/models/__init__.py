@@ -9,21 +9,26 @@ from dso_jax.models.config import (
     FlowConfig,
     LoRAConfig,
 )
+from dso_jax.models.dinov2 import DINOV2_SIZES, DINOv2Config, apply_dinov2, init_dinov2
 from dso_jax.models.structure_vae import apply_decoder, apply_encoder, init_decoder, init_encoder
 from dso_jax.models.transformer import apply_flow, init_flow
 
 __all__ = [
     "DECODER_SIZES",
+    "DINOV2_SIZES",
     "ENCODER_SIZES",
     "FLOW_SIZES",
+    "DINOv2Config",
     "DecoderConfig",
     "EncoderConfig",
     "FlowConfig",
     "LoRAConfig",
     "apply_decoder",
+    "apply_dinov2",
     "apply_encoder",
     "apply_flow",
     "init_decoder",
+    "init_dinov2",
     "init_encoder",
     "init_flow",
 ]

@@ -143,18 +143,20 @@ class Attention(nnx.Module):
         """x (B,L,D), context (B,S,D') -> (B,L,D)."""
         if self.cross:
             assert context is not None
-            (q,), (k, v) = self._heads(self.to_q(x), 1), self._heads(self.to_kv(context), 2)
+            (q,) = split_heads(self.to_q(x), 1, self.num_heads)
+            k, v = split_heads(self.to_kv(context), 2, self.num_heads)
         else:
-            q, k, v = self._heads(self.to_qkv(x), 3)
+            q, k, v = split_heads(self.to_qkv(x), 3, self.num_heads)
         if self.has_norm:
             q, k = self.q_rms_norm(q), self.k_rms_norm(k)
         out = jax.nn.dot_product_attention(q, k, v, implementation=self.backend)  # type: ignore[arg-type]
         return self.to_out(out.reshape(x.shape))
 
-    def _heads(self, x: jax.Array, parts: int) -> list[jax.Array]:
-        """(B,L,parts*H*d) -> parts arrays (B,L,H,d): rows of the fused linears are [q;k;v]."""
-        split = x.reshape(*x.shape[:2], parts, self.num_heads, -1)
-        return [split[:, :, i] for i in range(parts)]
+
+def split_heads(x: jax.Array, parts: int, num_heads: int) -> list[jax.Array]:
+    """(B,L,parts*H*d) -> parts arrays (B,L,H,d): rows of the fused linears are [q;k;v]."""
+    split = x.reshape(*x.shape[:2], parts, num_heads, -1)
+    return [split[:, :, i] for i in range(parts)]
 
 
 def stack(make: Callable[[nnx.Rngs], M], count: int, rngs: nnx.Rngs) -> M:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from dso_jax.models import DecoderConfig, EncoderConfig, FlowConfig
+from dso_jax.models import DecoderConfig, DINOv2Config, EncoderConfig, FlowConfig
 
 # Widths 20 and 40 are not divisible by 6, so the positional embedding has a zero tail.
 FLOWS = {
@@ -76,9 +76,36 @@ ENCODERS = {
     ),
 }
 
+DINOV2S = {
+    "registers": DINOv2Config(24, 2, 3, patch_size=7, image_size=28),
+    "swiglu": DINOv2Config(
+        20, 3, 1, mlp_ratio=2.5, patch_size=4, image_size=20, num_registers=1, ffn="swiglu"
+    ),
+    "hub_plain": DINOv2Config(
+        16,
+        2,
+        2,
+        patch_size=5,
+        image_size=25,
+        num_registers=0,
+        interpolate_antialias=False,
+        interpolate_offset=0.1,
+    ),
+    "hugging_face_plain": DINOv2Config(
+        12,
+        1,
+        4,
+        mlp_ratio=1.5,
+        patch_size=3,
+        image_size=9,
+        num_registers=0,
+        interpolate_antialias=False,
+    ),
+}
 
-def arguments(config: FlowConfig | DecoderConfig | EncoderConfig) -> dict:
-    """What TRELLIS's class takes, as its JSON files have it."""
+
+def arguments(config: FlowConfig | DecoderConfig | EncoderConfig | DINOv2Config) -> dict:
+    """What the torch class takes; for TRELLIS's models, as their JSON files have it."""
     ours = asdict(config)
     for ours_alone in ("pe_mode", "norm_type"):  # the reference has one choice of each
         ours.pop(ours_alone, None)

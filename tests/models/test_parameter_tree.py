@@ -12,11 +12,13 @@ import jax
 import pytest
 
 from dso_jax.models import (
+    DINOV2_SIZES,
     DecoderConfig,
     EncoderConfig,
     FlowConfig,
     LoRAConfig,
     init_decoder,
+    init_dinov2,
     init_encoder,
     init_flow,
 )
@@ -29,6 +31,10 @@ TREES = {
     "flow_lora64": jax.eval_shape(lambda: init_flow(FlowConfig(), KEY, LoRAConfig())),
     "decoder": jax.eval_shape(lambda: init_decoder(DecoderConfig(), KEY)),
     "encoder": jax.eval_shape(lambda: init_encoder(EncoderConfig(), KEY)),
+    "dinov2_vitl14_reg": jax.eval_shape(
+        lambda: init_dinov2(DINOV2_SIZES["dinov2_vitl14_reg"], KEY)
+    ),
+    "dinov2_vitg14": jax.eval_shape(lambda: init_dinov2(DINOV2_SIZES["dinov2_vitg14"], KEY)),
 }
 
 
