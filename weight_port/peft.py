@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 WEIGHTS = "adapter_model.safetensors"
 RULES = tables.adapter(tables.FLOW)
+# Keys of a header that our writers set; what else is there belongs to the run.
+PROVENANCE = ("format", "layout", "dso_jax_version", "base_sha256", "rank", "alpha", "targets")
 
 
 def write_peft_adapter(
@@ -34,7 +36,7 @@ def write_peft_adapter(
     params: Mapping,
     lora: LoRAConfig,
     *,
-    base_sha256: str,
+    base_sha256: str | None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Writes the LoRA leaves of `params` as a PEFT folder, in fp32.
@@ -44,7 +46,7 @@ def write_peft_adapter(
 
     Args:
       params: a tree that holds the adapter, with or without its base.
-      base_sha256: of the base weights that the adapter was trained on.
+      base_sha256: of the base weights that the adapter was trained on; None leaves it unsaid.
       metadata: further texts for the header of the weights.
 
     Raises:
@@ -57,18 +59,10 @@ def write_peft_adapter(
     tensors = convert.export(
         convert.plan(RULES, adapter), adapter, cast=convert.Cast(dtype=np.float32)
     )
-    texts = {
-        "format": "pt",
-        "dso_jax_version": __version__,
-        "base_sha256": base_sha256,
-        **_settings(lora),
-    }
-    clash = sorted(set(texts) & set(metadata or {}))
-    if clash:
-        raise WeightError(f"metadata: {', '.join(clash)} is set by the writer")
+    texts = provenance(lora, base_sha256, metadata)
     directory = Path(directory)
     text = json.dumps(peft_config.render(lora), indent=2, sort_keys=True) + "\n"
-    files.write(directory / WEIGHTS, tensors, {**texts, **(metadata or {})})
+    files.write(directory / WEIGHTS, tensors, texts)
     files.atomically(directory / CONFIG, lambda file: file.write(text.encode()))
 
 
@@ -94,7 +88,7 @@ def read_peft_adapter(
         raise WeightError(f"{directory / WEIGHTS}: holds no tensor")
     targets = _targets(directory, settings["target_modules"], tensors)
     lora = LoRAConfig(int(settings["r"]), float(settings["lora_alpha"]), targets)
-    _check_metadata(directory, lora, texts, base_sha256)
+    check_provenance(f"{directory / WEIGHTS} beside {CONFIG}", lora, texts, base_sha256)
     if flow is None:
         expected = _infer(directory, tensors, lora)
     else:
@@ -111,6 +105,49 @@ def read_peft_adapter(
     matched = sum(len(slot.names) for slot in slots)
     log.info("%s: matched %d of %d tensors", directory, matched, len(tensors))
     return adapter, lora
+
+
+def provenance(
+    lora: LoRAConfig, base_sha256: str | None, metadata: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Texts for the header of a file that has an adapter in it, `metadata` among them.
+
+    Raises:
+      WeightError: `metadata` has a key that is the writer's own.
+    """
+    clash = sorted(set(PROVENANCE) & set(metadata or {}))
+    if clash:
+        raise WeightError(f"metadata: {', '.join(clash)} is set by the writer")
+    return {
+        "format": "pt",
+        "dso_jax_version": __version__,
+        **({} if base_sha256 is None else {"base_sha256": base_sha256}),
+        **_settings(lora),
+        **(metadata or {}),
+    }
+
+
+def check_provenance(
+    source: str, lora: LoRAConfig, texts: Mapping[str, str], base_sha256: str | None
+) -> None:
+    """Compares the header of `source` with the adapter's settings and with its base, if given.
+
+    Raises:
+      WeightError: they contradict each other.
+    """
+    for key, value in _settings(lora).items():
+        if texts.get(key, value) != value:
+            raise WeightError(
+                f"{source}: do not belong together: "
+                f"{key} is {value} in one and {texts[key]} in the other"
+            )
+    recorded = texts.get("base_sha256")
+    if base_sha256 is not None and recorded is None:
+        log.warning("%s does not say which base it was trained on", source)
+    elif base_sha256 is not None and recorded != base_sha256:
+        raise WeightError(
+            f"{source}: trained on a base with sha256 {recorded}, this one has {base_sha256}"
+        )
 
 
 def _settings(lora: LoRAConfig) -> dict[str, str]:
@@ -167,24 +204,6 @@ def _targets(
                 f"but {WEIGHTS} has no tensor of it"
             )
     return tuple(sorted(found))
-
-
-def _check_metadata(
-    directory: Path, lora: LoRAConfig, texts: Mapping[str, str], base_sha256: str | None
-) -> None:
-    for key, value in _settings(lora).items():
-        if texts.get(key, value) != value:
-            raise WeightError(
-                f"{directory}: {CONFIG} and {WEIGHTS} do not belong together: "
-                f"{key} is {value} in one and {texts[key]} in the other"
-            )
-    recorded = texts.get("base_sha256")
-    if base_sha256 is not None and recorded is None:
-        log.warning("%s does not say which base it was trained on", directory / WEIGHTS)
-    elif base_sha256 is not None and recorded != base_sha256:
-        raise WeightError(
-            f"{directory}: trained on a base with sha256 {recorded}, this one has {base_sha256}"
-        )
 
 
 def _rule_of(name: str) -> Rule | None:
