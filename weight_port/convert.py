@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +17,7 @@ from weight_port.errors import Problem, report
 from weight_port.rules import Rule
 
 FLOATS = tuple(np.dtype(t) for t in (np.float32, np.float16, ml_dtypes.bfloat16))
+MAX_THREADS = 16  # memory, not arithmetic, is the limit
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Slot:
       path: keys joined by "/".
       shape: ours, with the block axis first if it is stacked.
       rule: the one rule that describes it.
-      names: its torch tensors, in block order; one if it is not stacked.
+      names: its torch tensors, by block and then by part; one if it is neither stacked nor joined.
     """
 
     path: str
@@ -35,10 +38,25 @@ class Slot:
 
     @property
     def torch_shape(self) -> tuple[int, ...]:
+        """Of each of its torch tensors."""
         shape = self.shape[1:] if self.rule.stacked else self.shape
-        if self.rule.axes is None:
-            return shape
-        return tuple(shape[self.rule.axes.index(axis)] for axis in range(len(shape)))
+        if self.rule.axes is not None:
+            shape = tuple(shape[axis] for axis in self._to_torch)
+        parts = len(self.rule.parts)
+        return shape if parts == 1 else (shape[0] // parts, *shape[1:])
+
+    def views(self, leaf: np.ndarray) -> list[np.ndarray]:
+        """What each torch tensor fills of `leaf`, in the order of `names` and in torch's layout."""
+        blocks = list(leaf) if self.rule.stacked else [leaf]
+        if self.rule.axes is not None:
+            blocks = [block.transpose(self._to_torch) for block in blocks]
+        parts = len(self.rule.parts)
+        return blocks if parts == 1 else [v for block in blocks for v in np.split(block, parts)]
+
+    @property
+    def _to_torch(self) -> tuple[int, ...]:
+        axes = self.rule.axes or ()
+        return tuple(axes.index(axis) for axis in range(len(axes)))
 
 
 @dataclass(frozen=True)
@@ -79,14 +97,14 @@ def plan(rules: Sequence[Rule], tree: Mapping) -> tuple[Slot, ...]:
     """
     slots, problems = [], []
     for path, leaf in sorted(flatten(tree).items()):
-        found = [(rule, name) for rule in rules if (name := rule.to_torch(path)) is not None]
+        found = [(rule, names) for rule in rules if (names := rule.to_torch(path)) is not None]
         if len(found) != 1:
             detail = "has no rule" if not found else f"has {len(found)} rules"
             problems.append(Problem("unexpected", path, detail))
             continue
-        rule, name = found[0]
+        rule, names_of = found[0]
         count = leaf.shape[0] if rule.stacked else 1
-        names = tuple(name(block) for block in range(count))
+        names = tuple(name for block in range(count) for name in names_of(block))
         slots.append(Slot(path, tuple(leaf.shape), rule, names))
     uses = Counter(name for slot in slots for name in slot.names)
     problems += [Problem("unexpected", n, f"fills {c} leaves") for n, c in uses.items() if c > 1]
@@ -109,10 +127,8 @@ def export(slots: Sequence[Slot], tree: Mapping, *, cast: Cast = KEEP) -> dict[s
     tensors: dict[str, np.ndarray] = {}
     for slot in slots:
         leaf = np.asarray(flat[slot.path])
-        for value, name in zip(leaf if slot.rule.stacked else [leaf], slot.names, strict=True):
+        for value, name in zip(slot.views(leaf), slot.names, strict=True):
             tensors[name] = np.empty(slot.torch_shape, cast.of(slot.rule) or leaf.dtype)
-            if slot.rule.axes is not None:
-                value = value.transpose(np.argsort(slot.rule.axes))
             problems += _copy(value, tensors[name], name)
     if problems:
         raise report("the parameter tree", "the asked type", problems)
@@ -147,15 +163,14 @@ def load(
     if problems:
         raise report(source, target, problems, hint=hint(problems, wanted))
     flat: dict[str, Any] = {}
-    for slot in slots:
-        dtype = cast.of(slot.rule) or tensors[slot.names[0]].dtype
-        leaf = np.empty(slot.shape, dtype)
-        for part, name in zip(leaf if slot.rule.stacked else [leaf], slot.names, strict=True):
-            value = np.asarray(tensors[name])
-            if slot.rule.axes is not None:
-                value = value.transpose(slot.rule.axes)
-            problems += _copy(value, part, name)
-        flat[slot.path] = place(leaf)
+    # Blocks are copied side by side: numpy releases the interpreter while it casts and transposes.
+    with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, MAX_THREADS)) as pool:
+        for slot in slots:
+            leaf = np.empty(slot.shape, cast.of(slot.rule) or tensors[slot.names[0]].dtype)
+            values = (np.asarray(tensors[name]) for name in slot.names)
+            for found in pool.map(_copy, values, slot.views(leaf), slot.names):
+                problems += found
+            flat[slot.path] = place(leaf)
     if problems:
         raise report(source, target, problems)
     return unflatten(flat)
@@ -195,10 +210,14 @@ def _copy(value: np.ndarray, into: np.ndarray, name: str) -> list[Problem]:
     """Writes `value` in the type of `into`; numbers that stop being finite are a problem."""
     with np.errstate(over="ignore"):  # reported below, with the tensor's name
         into[...] = value
-    if into.dtype == value.dtype or into.dtype == np.float32:
+    if _largest(into) >= _largest(value):
         return []
     lost = int(np.sum(~np.isfinite(into) & np.isfinite(value)))
     return [Problem("value", name, f"{lost} numbers overflow in {into.dtype}")] if lost else []
+
+
+def _largest(array: np.ndarray) -> float:
+    return float(ml_dtypes.finfo(array.dtype).max)
 
 
 def hint(problems: Iterable[Problem], wanted: Iterable[str] = ()) -> str:

@@ -2,8 +2,9 @@
 
 A rule is a pair of templates. A field in braces stands for a part of the name: `{i}` for digits,
 `{name:to_q|to_kv}` for one of the words. Every field of a torch template appears in ours, except
-`{block}`: the torch tensors that differ only in it are one leaf of ours, stacked on axis 0.
-Templates match whole names, so a rule never takes a tensor that it does not describe.
+two. Torch tensors that differ only in `{block}` are one leaf of ours, stacked on axis 0; those that
+differ only in `{part:query|key|value}` are joined along torch's axis 0, in that order. Templates
+match whole names, so a rule never takes a tensor that it does not describe.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-BLOCK = "block"
+BLOCK, PART = "block", "part"
 _FIELD = re.compile(r"\{(\w+)(?::([^}]*))?\}")
 
 LINEAR = (1, 0)  # (out, in) -> (in, out)
+CONV2D = (2, 3, 1, 0)  # (out, in, y, x) -> (y, x, in, out)
 CONV3D = (2, 3, 4, 1, 0)  # (out, in, x, y, z) -> (x, y, z, in, out)
 
 
@@ -43,20 +45,30 @@ class Rule:
             return None
         fields = match.groupdict()
         block = fields.pop(BLOCK, None)
+        fields.pop(PART, None)
         return self.ours.format(**fields), None if block is None else int(block)
 
-    def to_torch(self, path: str) -> Callable[[int], str] | None:
-        """Block index -> torch name for a path; None if the path is another rule's."""
+    def to_torch(self, path: str) -> Callable[[int], tuple[str, ...]] | None:
+        """Block index -> torch names of the parts for a path; None if it is another rule's path."""
         match = _regex(self.ours, self.torch).fullmatch(path)
         if match is None:
             return None
         fields = match.groupdict()
         plain = _FIELD.sub(r"{\1}", self.torch)
-        return lambda block: plain.format(**fields, **({BLOCK: block} if self.stacked else {}))
+
+        def names(block: int) -> tuple[str, ...]:
+            return tuple(plain.format(**fields | {BLOCK: block, PART: p}) for p in self.parts)
+
+        return names
 
     @property
     def stacked(self) -> bool:
         return f"{{{BLOCK}}}" in self.torch
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The words of `{part}`; one empty word if the rule has none."""
+        return tuple(dict(_FIELD.findall(self.torch)).get(PART, "").split("|"))
 
 
 @functools.cache
@@ -84,6 +96,12 @@ def linear(name: str, *, half: bool = False) -> tuple[Rule, Rule]:
         Rule(f"{name}.weight", f"{_ours(name)}/kernel", LINEAR, half),
         Rule(f"{name}.bias", f"{_ours(name)}/bias", half=half),
     )
+
+
+def conv2d(name: str, *, half: bool = False) -> tuple[Rule, Rule]:
+    """Weight and bias of a 2-D convolution."""
+    weight, bias = linear(name, half=half)
+    return replace(weight, axes=CONV2D), bias
 
 
 def conv3d(name: str, *, half: bool = False) -> tuple[Rule, Rule]:

@@ -40,6 +40,21 @@ COMMANDS = {
         "fine-tune a generator on labelled samples with SFT, DPO or DRO",
         "dso train --config configs/toybox-dro.yaml --optim.learning_rate 1e-4",
     ),
+    "export": Command(
+        "dso_jax.cli.export",
+        "write a trained run for torch: a DSO checkpoint, a PEFT adapter, or merged weights",
+        "dso export runs/dro --layout merged --base TRELLIS-image-large --out tuned",
+    ),
+    "import": Command(
+        "dso_jax.cli.import_",
+        "read a DSO checkpoint, a PEFT adapter or merged weights, and check every tensor",
+        "dso import dso_dro.safetensors --base TRELLIS-image-large --out runs/dso",
+    ),
+    "dataset": Command(
+        "dso_jax.cli.dataset",
+        "look into a dataset folder, or exchange one with DSO's own scripts",
+        "dso dataset import-dso data/dso --out data/pairs",
+    ),
     "toybox": Command(
         "dso_jax.cli.toybox",
         "the embedded world of procedural objects: pretrain its generator",

@@ -11,21 +11,40 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import DTypeLike
 
-from dso_jax.models import DecoderConfig, EncoderConfig, FlowConfig, LoRAConfig, lora
-from tests.models.sizes import DECODERS, ENCODERS, FLOWS, arguments
+from dso_jax.models import (
+    DINOV2_SIZES,
+    DecoderConfig,
+    DINOv2Config,
+    EncoderConfig,
+    FlowConfig,
+    LoRAConfig,
+    lora,
+)
+from tests.models.sizes import DECODERS, DINOV2S, ENCODERS, FLOWS, arguments
 from weight_port import WeightError, from_torch, to_torch
-from weight_port.convert import FLOATS, flatten, plan, unflatten
+from weight_port.convert import FLOATS, export, flatten, load, plan, unflatten
 from weight_port.models import slots
 from weight_port.rules import Rule
-from weight_port.tables import FLOW, STRUCTURE_VAE
+from weight_port.tables import DINOV2_HF, DINOV2_HUB, FLOW, STRUCTURE_VAE
 
 MODELS = [
     *(("flow", config) for config in FLOWS.values()),
     *(("decoder", config) for config in DECODERS.values()),
     *(("encoder", config) for config in ENCODERS.values()),
+    *(("dinov2", config) for config in DINOV2S.values()),
+    *(("dinov2_hf", config) for config in DINOV2S.values()),
 ]
+TABLES = {
+    "flow": FLOW,
+    "decoder": STRUCTURE_VAE,
+    "encoder": STRUCTURE_VAE,
+    "dinov2": DINOV2_HUB,
+    "dinov2_hf": DINOV2_HF,
+}
 PUBLISHED = [("flow", FlowConfig(), 489), ("decoder", DecoderConfig(), 74)]
 PUBLISHED += [("encoder", EncoderConfig(), 74)]
+PUBLISHED += [("dinov2", DINOV2_SIZES["dinov2_vitl14_reg"], 24 * 14 + 8)]
+PUBLISHED += [("dinov2_hf", DINOV2_SIZES["dinov2_vitg14"], 40 * 18 + 7)]
 SMALL = FLOWS["patch1"]
 
 
@@ -74,7 +93,26 @@ vae_sizes = {
     "num_res_blocks": st.integers(1, 2),
     "num_res_blocks_middle": st.sampled_from([1, 2, 11]),
 }
+dinov2_configs = st.builds(
+    lambda heads, head, patch, side, **rest: DINOv2Config(
+        width=heads * head,
+        num_heads=heads,
+        patch_size=patch,
+        image_size=patch * side,
+        interpolate_antialias=False,
+        **rest,
+    ),
+    heads=st.integers(1, 3),
+    head=widths,
+    patch=st.integers(1, 3),
+    side=st.integers(1, 3),
+    num_blocks=st.integers(1, 12),
+    mlp_ratio=st.sampled_from([1.0, 2.5, 4.0]),
+    num_registers=st.integers(0, 3),
+    ffn=st.sampled_from(["mlp", "swiglu"]),
+)
 any_model = st.one_of(
+    st.tuples(st.sampled_from(["dinov2", "dinov2_hf"]), dinov2_configs),
     st.tuples(st.just("flow"), flow_configs),
     st.tuples(st.just("decoder"), st.builds(DecoderConfig, out_channels=widths, **vae_sizes)),
     st.tuples(st.just("encoder"), st.builds(EncoderConfig, in_channels=widths, **vae_sizes)),
@@ -124,6 +162,7 @@ def test_published_size_has_its_tensors(kind, config, count):
 
 def test_names_and_shapes_are_those_of_the_torch_models():
     torch = pytest.importorskip("torch")
+    from tests.reference.torch_dinov2 import DinoVisionTransformer
     from tests.reference.torch_flow import SparseStructureFlowModel
     from tests.reference.torch_structure import SparseStructureDecoder, SparseStructureEncoder
 
@@ -131,8 +170,11 @@ def test_names_and_shapes_are_those_of_the_torch_models():
         "flow": SparseStructureFlowModel,
         "decoder": SparseStructureDecoder,
         "encoder": SparseStructureEncoder,
+        "dinov2": DinoVisionTransformer,
     }
     for kind, config in [*MODELS, *((kind, config) for kind, config, _ in PUBLISHED)]:
+        if kind not in classes:
+            continue
         with torch.device("meta"):
             module = classes[kind](**arguments(config))
         expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
@@ -143,15 +185,15 @@ def test_names_and_shapes_are_those_of_the_torch_models():
 @pytest.mark.parametrize(("kind", "config"), MODELS)
 def test_rules_read_the_same_both_ways(kind, config):
     for slot in slots(kind, config):
-        for block, name in enumerate(slot.names):
-            assert slot.rule.to_ours(name) == (slot.path, block if slot.rule.stacked else None)
-        table = FLOW if kind == "flow" else STRUCTURE_VAE
-        assert [rule for rule in table if rule.to_ours(slot.names[-1])] == [slot.rule]
+        for index, name in enumerate(slot.names):
+            block = index // len(slot.rule.parts) if slot.rule.stacked else None
+            assert slot.rule.to_ours(name) == (slot.path, block)
+        assert [rule for rule in TABLES[kind] if rule.to_ours(slot.names[-1])] == [slot.rule]
 
 
 def test_no_rule_is_dead():
     used = {slot.rule for kind, config in MODELS for slot in slots(kind, config)}
-    assert used == set(FLOW + STRUCTURE_VAE)
+    assert used == {rule for table in TABLES.values() for rule in table}
 
 
 @pytest.mark.parametrize(
@@ -323,3 +365,23 @@ def test_each_leaf_is_placed_as_it_is_finished():
     assert len(placed) == len(slots("flow", SMALL))
     assert set(flatten(params).values()) == {None}
     assert all(leaf.flags.c_contiguous for leaf in placed)
+
+
+JOINED = Rule("layer.{block}.{part:query|key|value}.weight", "blocks/qkv/kernel", (1, 0))
+
+
+def test_parts_of_a_leaf_are_joined_along_torchs_rows():
+    shape = jax.ShapeDtypeStruct((2, 4, 9), np.float32)
+    (slot,) = plan([JOINED], unflatten({"blocks/qkv/kernel": shape}))
+    assert slot.names[:4] == tuple(
+        f"layer.{i}.{part}.weight"
+        for i, part in [(0, "query"), (0, "key"), (0, "value"), (1, "query")]
+    )
+    rng = np.random.default_rng(0)
+    state = {name: rng.normal(size=(3, 4)).astype(np.float32) for name in slot.names}
+    tree = load([slot], state, source="file", target="model")
+    rows = [state[f"layer.1.{part}.weight"] for part in ("query", "key", "value")]
+    np.testing.assert_array_equal(tree["blocks"]["qkv"]["kernel"][1], np.concatenate(rows).T)
+    assert_same_bytes(export([slot], tree), state)
+    assert JOINED.to_ours("layer.1.key.weight") == ("blocks/qkv/kernel", 1)
+    assert JOINED.to_ours("layer.1.out.weight") is None
