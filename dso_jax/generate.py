@@ -8,18 +8,19 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 import sim_mjx
+from dso_jax import batches
+from dso_jax.batches import Progress
 from dso_jax.models import LoRAConfig, apply_decoder, apply_flow
 from dso_jax.pretrained import Base
 from dso_jax.prompts import Prompts
@@ -30,8 +31,6 @@ from sim_mjx.margin import static_margin_deg
 log = logging.getLogger(__name__)
 BATCH = 64  # samples a network call: one shape, so one compilation
 OBJECTS_PER_SHARD = 64  # of a dataset: what a kill can cost
-
-Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,8 @@ def sample_latents(
       progress: called with the number of samples that have just finished.
     """
     run = _sampler(base.flow_config, lora, sampler or base.sampler)
-    chunks = _batches(batch, np.asarray(conditions), np.asarray(seeds, np.uint32))
-    return _concatenate(chunks, lambda cond, seed: run(params, cond, seed), progress)
+    rows = np.asarray(conditions), np.asarray(seeds, np.uint32)
+    return batches.run(functools.partial(run, params), *rows, size=batch, progress=progress)
 
 
 def decode(
@@ -93,8 +92,8 @@ def decode(
 ) -> Float[np.ndarray, "N R R R"]:
     """Occupancy logits of latents."""
     run = _decoder(base.decoder_config)
-    chunks = _batches(batch, np.asarray(latents))
-    return _concatenate(chunks, lambda z: run(base.decoder_params, z), progress)
+    decoded = functools.partial(run, base.decoder_params)
+    return batches.run(decoded, np.asarray(latents), size=batch, progress=progress)
 
 
 def label(
@@ -191,36 +190,3 @@ def _sampler(config, lora: LoRAConfig | None, sampler: SamplerConfig) -> Callabl
 @functools.cache
 def _decoder(config) -> Callable:
     return jax.jit(lambda params, z: apply_decoder(config, params, z)[:, 0])
-
-
-def _batches(size: int, *arrays: np.ndarray) -> Iterator[tuple[int, list[jax.Array]]]:
-    """(rows that count, arrays of `size` rows): the last batch repeats its last row."""
-    for start in range(0, len(arrays[0]), size):
-        parts = [a[start : start + size] for a in arrays]
-        count = len(parts[0])
-        fill = [np.concatenate([p, np.repeat(p[-1:], size - count, axis=0)]) for p in parts]
-        yield count, [jnp.asarray(f) for f in fill]
-
-
-def _concatenate(
-    batches: Iterator[tuple[int, list[jax.Array]]], run: Callable, progress: Progress | None
-) -> np.ndarray:
-    """Results of all batches on the host; one batch is in flight while the last is copied."""
-    results: list[np.ndarray] = []
-    waiting: tuple[int, jax.Array] | None = None
-
-    def collect(entry: tuple[int, jax.Array]) -> None:
-        count, value = entry
-        results.append(np.asarray(value)[:count])
-        if progress:
-            progress(count)
-
-    for count, inputs in batches:
-        value = run(*inputs)
-        if waiting is not None:
-            collect(waiting)
-        waiting = (count, value)
-    if waiting is None:
-        raise ValueError("nothing to do: no samples were asked for")
-    collect(waiting)
-    return np.concatenate(results)

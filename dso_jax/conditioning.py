@@ -1,0 +1,85 @@
+"""Prepared images -> what the flow attends to: DINOv2's features, normalised (spec: trellis, 5).
+
+Shapes: B images of E x E pixels, S = 1 + registers + patches tokens, D width.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32, UInt8
+from PIL import Image
+
+from dso_jax import batches
+from dso_jax.background import IMAGENET_MEAN, IMAGENET_STD
+from dso_jax.batches import Progress
+from dso_jax.models import DINOv2Config, apply_dinov2
+from dso_jax.models.layers import Dtype
+
+BATCH = 16  # images a network call: one shape, so one compilation
+NORM_EPS = 1e-5
+
+
+def encode(
+    config: DINOv2Config,
+    params: dict,
+    images: UInt8[np.ndarray, "B E E 3"] | Sequence[Image.Image],
+    *,
+    batch: int = BATCH,
+    dtype: Dtype = jnp.float32,
+    progress: Progress | None = None,
+) -> Float32[np.ndarray, "B S D"]:
+    """Conditions of images, on the host; `features` is the same on the device.
+
+    Args:
+      params: the encoder's.
+      images: as `images.prepare` makes them, or pictures; of whatever size, they are brought to
+        the encoder's.
+      dtype: of the encoder's blocks; the rest is fp32.
+      progress: called with the number of images that have just finished.
+    """
+    pixels = np.stack([_square(image, config.image_size) for image in images])
+    apply = functools.partial(_compiled(config, jnp.dtype(dtype).name), params)
+    return batches.run(apply, pixels, size=batch, progress=progress)
+
+
+def features(
+    config: DINOv2Config,
+    params: dict,
+    images: UInt8[Array, "B E E 3"],
+    *,
+    dtype: Dtype = jnp.float32,
+) -> Float32[Array, "B S D"]:
+    """Tokens [CLS, registers, patches] before DINOv2's final norm, each normalised without affine.
+
+    A pure function for use inside `jax.jit`.
+    """
+    scaled = images.astype(jnp.float32) / 255
+    normal = (scaled - jnp.array(IMAGENET_MEAN)) / jnp.array(IMAGENET_STD)
+    tokens = apply_dinov2(config, params, jnp.moveaxis(normal, -1, 1), dtype=dtype)
+    variance = jnp.var(tokens, axis=-1, keepdims=True)  # in two passes; the default takes one
+    return jax.nn.standardize(tokens, variance=variance, epsilon=NORM_EPS)
+
+
+def unconditional(conditions: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
+    """What guidance leads away from: zeros, not the features of a black image."""
+    return jnp.zeros_like(conditions)
+
+
+@functools.cache
+def _compiled(config: DINOv2Config, dtype: str) -> Callable[[dict, jax.Array], jax.Array]:
+    return jax.jit(functools.partial(features, config, dtype=dtype))
+
+
+def _square(image: np.ndarray | Image.Image, edge: int) -> UInt8[np.ndarray, "E E 3"]:
+    """RGB pixels at the encoder's size, scaled as upstream scales."""
+    if isinstance(image, np.ndarray):
+        if image.shape == (edge, edge, 3):
+            return image
+        image = Image.fromarray(image)
+    # Upstream scales first: an RGBA picture's colours are weighted by alpha, then alpha is dropped.
+    return np.asarray(image.resize((edge, edge), Image.Resampling.LANCZOS).convert("RGB"))
