@@ -12,9 +12,11 @@ import numpy as np
 
 from dso_jax.models import (
     DecoderConfig,
+    DINOv2Config,
     EncoderConfig,
     FlowConfig,
     init_decoder,
+    init_dinov2,
     init_encoder,
     init_flow,
 )
@@ -22,13 +24,15 @@ from dso_jax.models.lora import adapter_leaves
 from weight_port import convert, tables
 from weight_port.errors import WeightError
 
-Kind = Literal["flow", "encoder", "decoder"]
-Config = FlowConfig | EncoderConfig | DecoderConfig
+Kind = Literal["flow", "encoder", "decoder", "dinov2", "dinov2_hf"]
+Config = FlowConfig | EncoderConfig | DecoderConfig | DINOv2Config
 
 _MODELS: dict[str, tuple[type, Callable[..., dict], tuple]] = {
     "flow": (FlowConfig, init_flow, tables.FLOW),
     "encoder": (EncoderConfig, init_encoder, tables.STRUCTURE_VAE),
     "decoder": (DecoderConfig, init_decoder, tables.STRUCTURE_VAE),
+    "dinov2": (DINOv2Config, init_dinov2, tables.DINOV2_HUB),
+    "dinov2_hf": (DINOv2Config, init_dinov2, tables.DINOV2_HF),
 }
 
 

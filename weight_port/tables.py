@@ -1,11 +1,14 @@
 """One ordered rule table per model: every tensor of a checkpoint, once.
 
-Names: TRELLIS's state dicts. `half` marks what `TRELLIS-image-large` stores in fp16.
+Names: TRELLIS's state dicts, and DINOv2's on the torch hub and as `transformers` saves them. `half`
+marks what `TRELLIS-image-large` stores in fp16.
 """
 
 from __future__ import annotations
 
-from weight_port.rules import LINEAR, Rule, conv3d, linear, norm, tensor
+from dataclasses import replace
+
+from weight_port.rules import LINEAR, Rule, conv2d, conv3d, linear, norm, tensor
 
 _BLOCK = "blocks.{block}"
 _ATTENTION = _BLOCK + ".{attention:self_attn|cross_attn}"
@@ -27,11 +30,47 @@ FLOW: tuple[Rule, ...] = (
 # convolutions, not in their names.
 STRUCTURE_VAE: tuple[Rule, ...] = (
     *conv3d("input_layer"),
-    *norm("{part:middle_block|blocks}.{i}.{name:norm1|norm2}"),
-    *conv3d("{part:middle_block|blocks}.{i}.{name:conv1|conv2}", half=True),
+    *norm("{tower:middle_block|blocks}.{i}.{name:norm1|norm2}"),
+    *conv3d("{tower:middle_block|blocks}.{i}.{name:conv1|conv2}", half=True),
     *conv3d("blocks.{i}.conv", half=True),
     *norm("out_layer.0"),
     *conv3d("out_layer.2"),
+)
+
+DINOV2_HUB: tuple[Rule, ...] = (
+    tensor("cls_token"),
+    tensor("pos_embed"),
+    tensor("register_tokens"),
+    tensor("mask_token"),
+    *conv2d("patch_embed.proj"),
+    *norm(_BLOCK + ".{name:norm1|norm2}"),
+    *linear(_BLOCK + ".attn.{name:qkv|proj}"),
+    *linear(_BLOCK + ".mlp.{name:fc1|fc2|w12|w3}"),
+    tensor(_BLOCK + ".{name:ls1|ls2}.gamma"),
+    *norm("norm"),
+)
+
+
+def _at(path: str, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+    """The rules of one layer for a layer of another name in our tree."""
+    return tuple(replace(rule, ours=f"{path}/{rule.ours.rsplit('/', 1)[1]}") for rule in rules)
+
+
+_LAYER = "encoder.layer.{block}"
+DINOV2_HF: tuple[Rule, ...] = (
+    Rule("embeddings.cls_token", "cls_token"),
+    Rule("embeddings.position_embeddings", "pos_embed"),
+    Rule("embeddings.register_tokens", "register_tokens"),
+    Rule("embeddings.mask_token", "mask_token"),
+    *_at("patch_embed/proj", conv2d("embeddings.patch_embeddings.projection")),
+    *_at("blocks/{name}", norm(_LAYER + ".{name:norm1|norm2}")),
+    *_at("blocks/attn/qkv", linear(_LAYER + ".attention.attention.{part:query|key|value}")),
+    *_at("blocks/attn/proj", linear(_LAYER + ".attention.output.dense")),
+    *_at("blocks/mlp/{name}", linear(_LAYER + ".mlp.{name:fc1|fc2}")),
+    *_at("blocks/mlp/w12", linear(_LAYER + ".mlp.weights_in")),
+    *_at("blocks/mlp/w3", linear(_LAYER + ".mlp.weights_out")),
+    Rule(_LAYER + ".layer_scale{i:1|2}.lambda1", "blocks/ls{i}/gamma"),
+    *_at("norm", norm("layernorm")),
 )
 
 PEFT_PREFIX = "base_model.model."
