@@ -11,8 +11,9 @@ import numpy as np
 
 from sim_mjx import rotations
 from sim_mjx.bodies import HullPolygons, Provenance, RigidBody
+from sim_mjx.corners import contact_corners
 from sim_mjx.directions import support_directions
-from sim_mjx.hull import Hull, contact_corners, convex_hull
+from sim_mjx.hull import Hull, convex_hull
 from sim_mjx.mass_properties import MassProperties
 
 
@@ -76,16 +77,15 @@ def _int32(values) -> np.ndarray:
 
 def _entries(hull: Hull) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Polygon table sorted by point: the point, its contact corners, and the polygon's index."""
-    corners = [contact_corners(polygon, hull.vertices) for polygon in hull.polygons]
-    owners = np.concatenate(hull.polygons)
-    faces = np.repeat(np.arange(len(corners)), [len(p) for p in hull.polygons])
+    contacts = contact_corners(hull.corners, hull.sizes, hull.vertices)
+    faces = np.repeat(np.arange(len(hull.sizes)), hull.sizes)
     # A vertex inside a merged face is a corner of nothing; it touches alone, whichever its normal.
-    inner = np.setdiff1d(np.arange(len(hull.vertices)), owners)
-    owners = np.concatenate([owners, inner])
-    corners.append(np.repeat(inner[:, None], 4, axis=1))
+    inner = np.flatnonzero(np.bincount(hull.corners, minlength=len(hull.vertices)) == 0)
+    owners = np.concatenate([hull.corners, inner])
+    contacts = np.concatenate([contacts, np.repeat(inner[:, None], 4, axis=1)])
     faces = np.concatenate([faces, np.zeros(len(inner), int)])
     order = np.argsort(owners, kind="stable")
-    return owners[order], np.concatenate(corners)[order], faces[order]
+    return owners[order], contacts[order], faces[order]
 
 
 def _thinned(hull: Hull) -> Hull:

@@ -1,16 +1,15 @@
-"""Convex hulls as MuJoCo 4 sees them: vertices, merged flat faces, and contact corners.
+"""Convex hulls as MuJoCo 4 sees them: vertices and merged flat faces.
 
-Legend: N input points, H hull vertices, F hull triangles, P polygons, n corners of one polygon.
+Legend: N input points, H hull vertices, F hull triangles, P polygons, C corners of all polygons.
 """
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.sparse import coo_array
+from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import ConvexHull, QhullError
 
@@ -30,14 +29,22 @@ class Hull:
     Attributes:
         vertices: hull vertices, in the frame of the input.
         triangles: indices into `vertices`, counter-clockwise seen from outside.
-        polygons: corners of the merged faces, indices into `vertices`, counter-clockwise.
-        normals: one outward unit normal a polygon.
+        corners: corners of the merged faces one face after the other, indices into `vertices`,
+            counter-clockwise.
+        sizes: number of corners of each merged face.
+        normals: one outward unit normal a merged face.
     """
 
     vertices: Float[np.ndarray, "H 3"]
     triangles: Int[np.ndarray, "F 3"]
-    polygons: list[Int[np.ndarray, " _"]]
+    corners: Int[np.ndarray, " C"]
+    sizes: Int[np.ndarray, " P"]
     normals: Float[np.ndarray, "P 3"]
+
+    @property
+    def polygons(self) -> list[Int[np.ndarray, " _"]]:
+        """The corners of each merged face."""
+        return np.split(self.corners, np.cumsum(self.sizes)[:-1])
 
 
 def convex_hull(points: Float[np.ndarray, "N 3"]) -> Hull:
@@ -57,94 +64,86 @@ def convex_hull(points: Float[np.ndarray, "N 3"]) -> Hull:
     inward = np.einsum("fi,fi->f", cross, hull.equations[:, :3]) < 0
     triangles[inward] = triangles[inward][:, ::-1]
     cross[inward] *= -1
-    polygons, normals = _merge(triangles, cross)
-    return Hull(vertices, triangles, polygons, normals)
-
-
-def contact_corners(
-    polygon: Int[np.ndarray, " n"], vertices: Float[np.ndarray, "H 3"]
-) -> Int[np.ndarray, "n 4"]:
-    """For each corner of a polygon, the corners that become contacts when that one is deepest.
-
-    MuJoCo 4 starts from the corner and the next three, and advances the last three around the
-    polygon for as long as the area of the quadrilateral grows. Areas do not depend on the pose, so
-    the outcome is a table. All corners climb at once here.
-    """
-    count = len(polygon)
-    if count <= 4:
-        turns = (np.arange(count)[:, None] + np.arange(4)) % count
-        if count == 3:
-            turns[:, 3] = turns[:, 0]
-        return polygon[turns]
-    corners = vertices[polygon]
-    first = np.arange(count)
-    quad = np.stack([first, first + 1, first + 2, first + 3]) % count
-    area = _area(corners, quad)
-    climbing = np.ones(count, bool)
-    while climbing.any():
-        moved, area = _advance(corners, quad, area, 3, climbing)
-        for side in (2, 1):
-            inner = moved.copy()
-            while inner.any():
-                inner, area = _advance(corners, quad, area, side, inner)
-        climbing = moved
-    return polygon[quad.T]
-
-
-def _advance(corners, quad, area, side, lanes):
-    """Moves corner `side` of each quadrilateral on by one where that gains area (in place)."""
-    ahead = quad.copy()
-    ahead[side] = (ahead[side] + 1) % len(corners)
-    grown = _area(corners, ahead)
-    gains = lanes & (grown > area)
-    quad[:, gains] = ahead[:, gains]
-    return gains, np.where(gains, grown, area)
-
-
-def _area(corners: Float[np.ndarray, "n 3"], quad: Int[np.ndarray, "4 m"]):
-    a, b, c, d = corners[quad]
-    return 0.5 * np.linalg.norm(np.cross(c - a, d - b), axis=1)
+    return Hull(vertices, triangles, *_merge(triangles, cross))
 
 
 def _merge(
     triangles: Int[np.ndarray, "F 3"], cross: Float[np.ndarray, "F 3"]
-) -> tuple[list[Int[np.ndarray, " _"]], Float[np.ndarray, "P 3"]]:
-    """Merges edge-connected triangles with the same rounded normal."""
+) -> tuple[Int[np.ndarray, " C"], Int[np.ndarray, " P"], Float[np.ndarray, "P 3"]]:
+    """Merges edge-connected triangles with the same rounded normal: corners, sizes, normals."""
     area = np.linalg.norm(cross, axis=1)
     kept = area > 1e-15  # MuJoCo's smallest number: slivers have no normal
     triangles, cross, area = triangles[kept], cross[kept], area[kept]
     unit = cross / area[:, None] + 0.0  # no negative zeros: atan2 would see the other half turn
     polar = np.arccos(np.clip(unit[:, 2], -1.0, 1.0))
     azimuth = np.where(np.abs(unit[:, 2]) > _POLE, 0.0, np.arctan2(unit[:, 1], unit[:, 0]))
-    keys = np.round(np.stack([azimuth, polar]) / _ANGLE).T
+    keys = np.round(np.stack([azimuth, polar]) / _ANGLE)
     # Triangles that share an edge and a key belong together.
-    edges = np.sort(triangles[:, [[0, 1], [1, 2], [2, 0]]], axis=2).reshape(-1, 2)
-    owner = np.repeat(np.arange(len(triangles)), 3)
-    order = np.lexsort(edges.T)
-    same = (edges[order][1:] == edges[order][:-1]).all(axis=1)
-    left, right = owner[order][:-1][same], owner[order][1:][same]
-    joined = (keys[left] == keys[right]).all(axis=1)
-    graph = coo_array(
-        (np.ones(joined.sum()), (left[joined], right[joined])), shape=(len(triangles),) * 2
-    )
-    groups, label = connected_components(graph, directed=False)
-    normals = np.zeros((groups, 3))
-    np.add.at(normals, label, cross)
+    after = triangles[:, [1, 2, 0]]
+    edges = np.minimum(triangles, after) << 32 | np.maximum(triangles, after)
+    order = np.argsort(edges.ravel(), kind="stable")
+    edges = edges.ravel()[order]
+    same = edges[1:] == edges[:-1]
+    left, right = order[:-1][same] // 3, order[1:][same] // 3
+    joined = (keys[:, left] == keys[:, right]).all(axis=0)
+    label = _components(len(triangles), left[joined], right[joined])
+    normals = np.stack([np.bincount(label, weights=cross[:, k]) for k in range(3)], axis=1)
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
-    members = np.split(np.argsort(label, kind="stable"), np.cumsum(np.bincount(label))[:-1])
-    return [_outline(triangles[m]) for m in members], normals
+    return *_outlines(triangles, label), normals
 
 
-def _outline(triangles: Int[np.ndarray, "f 3"]) -> Int[np.ndarray, " n"]:
-    """Corners around a patch of triangles, in their winding."""
-    if len(triangles) == 1:
-        return triangles[0]
-    directed = collections.Counter(
-        (int(t[k]), int(t[(k + 1) % 3])) for t in triangles for k in range(3)
-    )
-    after = {a: b for a, b in directed if (b, a) not in directed}
-    start = corner = next(iter(after))
-    loop = [start]
-    while (corner := after[corner]) != start and len(loop) <= len(after):
-        loop.append(corner)
-    return np.array(loop)
+def _components(count: int, left: Int[np.ndarray, " _"], right: Int[np.ndarray, " _"]):
+    """The connected component of each triangle, numbered by their first members."""
+    if not len(left):
+        return np.arange(count)
+    order = np.argsort(left, kind="stable")
+    start = np.concatenate([[0], np.cumsum(np.bincount(left, minlength=count))])
+    graph = csr_array((np.ones(len(left)), right[order], start), shape=(count, count))
+    return connected_components(graph, directed=False)[1]
+
+
+def _outlines(
+    triangles: Int[np.ndarray, "F 3"], label: Int[np.ndarray, " F"]
+) -> tuple[Int[np.ndarray, " C"], Int[np.ndarray, " P"]]:
+    """Corners around each patch of triangles, in their winding, and how many they are.
+
+    Args:
+        triangles: of all patches.
+        label: the patch of each triangle, 0 ... P - 1.
+    """
+    members = np.bincount(label)
+    sizes = np.full(len(members), 3)
+    alone = members[label] == 1
+    loops: dict[int, list[int]] = {}
+    if not alone.all():
+        # The outline is made of the edges that no triangle of the patch runs along the other way.
+        inside = triangles[~alone]
+        start, end = inside.ravel(), inside[:, [1, 2, 0]].ravel()
+        patch = np.repeat(label[~alone], 3)
+        count = int(triangles.max()) + 1
+        forth, back = (patch * count + start) * count + end, (patch * count + end) * count + start
+        outer = np.flatnonzero(~np.isin(back, forth))
+        outer = outer[np.argsort(patch[outer], kind="stable")]
+        loops = _walk(patch[outer].tolist(), start[outer].tolist(), end[outer].tolist())
+        sizes[list(loops)] = [len(loop) for loop in loops.values()]
+    first = np.cumsum(sizes) - sizes
+    corners = np.empty(sizes.sum(), np.int64)
+    corners[first[label[alone]][:, None] + np.arange(3)] = triangles[alone]
+    for patch, loop in loops.items():
+        corners[first[patch] : first[patch] + len(loop)] = loop
+    return corners, sizes
+
+
+def _walk(patches: list[int], starts: list[int], ends: list[int]) -> dict[int, list[int]]:
+    """Follows each patch's edges, given patch by patch, from its first edge on."""
+    after: dict[int, dict[int, int]] = {}
+    for patch, start, end in zip(patches, starts, ends, strict=True):
+        after.setdefault(patch, {})[start] = end
+    loops = {}
+    for patch, following in after.items():
+        first = corner = next(iter(following))
+        loop = [first]
+        while (corner := following[corner]) != first and len(loop) <= len(following):
+            loop.append(corner)
+        loops[patch] = loop
+    return loops

@@ -11,7 +11,8 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from sim_mjx import BodyError
-from sim_mjx.hull import contact_corners, convex_hull
+from sim_mjx.corners import contact_corners
+from sim_mjx.hull import convex_hull
 from sim_mjx.meshes import load_mesh
 from tests.sim import shapes
 
@@ -51,7 +52,7 @@ def test_contacts_are_those_of_mujoco():
         data = mujoco.MjData(model)
         largest = max(range(len(hull.polygons)), key=lambda p: len(hull.polygons[p]))
         polygon = hull.polygons[largest]
-        table = contact_corners(polygon, hull.vertices)
+        table = contact_corners(polygon, np.array([len(polygon)]), hull.vertices)
         for _ in range(4):
             turn = Rotation.from_rotvec(rng.normal(size=3) * rng.choice([1e-3, 1e-2, 0.1]))
             data.qpos[3:] = turn.as_quat()[[3, 0, 1, 2]]
@@ -83,7 +84,6 @@ def test_flat_points_have_no_hull():
 
 def test_small_polygons_keep_all_corners():
     vertices = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], float)
-    triangle = contact_corners(np.array([0, 1, 2]), vertices)
-    assert triangle.tolist() == [[0, 1, 2, 0], [1, 2, 0, 1], [2, 0, 1, 2]]
-    square = contact_corners(np.array([0, 1, 2, 3]), vertices)
-    assert [sorted(row) for row in square.tolist()] == [[0, 1, 2, 3]] * 4
+    table = contact_corners(np.array([0, 1, 2, 0, 1, 2, 3]), np.array([3, 4]), vertices)
+    assert table[:3].tolist() == [[0, 1, 2, 0], [1, 2, 0, 1], [2, 0, 1, 2]]
+    assert [sorted(row) for row in table[3:].tolist()] == [[0, 1, 2, 3]] * 4
