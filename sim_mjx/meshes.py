@@ -119,12 +119,19 @@ def weld(
     vertices: Float[np.ndarray, "N 3"], triangles: Int[np.ndarray, "F 3"]
 ) -> tuple[Float[np.ndarray, "n 3"], Int[np.ndarray, "F 3"]]:
     """Drops unreferenced vertices and merges duplicates; faces keep their order."""
-    used, flat = np.unique(triangles, return_inverse=True)
+    used = np.zeros(len(vertices), bool)
+    used[triangles.ravel()] = True
     vertices = np.asarray(vertices, np.float64)[used]
-    _, first, merged = np.unique(
-        vertices.round(_WELD_DECIMALS), axis=0, return_index=True, return_inverse=True
-    )
-    return vertices[first], merged.reshape(-1)[flat].reshape(-1, 3)
+    rounded = vertices.round(_WELD_DECIMALS)
+    # By x, then y, then z; of equal ones the first comes first.
+    order = np.lexsort(rounded.T[::-1])
+    rounded = rounded[order]
+    new = np.concatenate([[True], (rounded[1:] != rounded[:-1]).any(axis=1)])[: len(order)]
+    place = np.empty(len(order), np.int64)
+    place[order] = np.cumsum(new) - 1
+    merged = np.empty(len(used), np.int64)
+    merged[used] = place
+    return vertices[order[new]], merged[triangles]
 
 
 def body_from_mesh(path: str | pathlib.Path, protocol: Protocol) -> RigidBody:
@@ -143,13 +150,7 @@ def body_from_triangles(mesh: Mesh, protocol: Protocol) -> RigidBody:
     Raises:
         BodyError: `flat` if the vertices span no volume.
     """
-    vertices = upright(mesh.vertices, mesh.up if protocol.up == "auto" else protocol.up, protocol)
-    if protocol.scaling == "unit":
-        vertices = vertices - vertices.mean(axis=0)
-        extent = np.abs(vertices).max()
-        if not extent > 0:
-            raise BodyError("flat", f"{mesh.source}: all vertices coincide")
-        vertices = vertices * (0.5 / extent)
+    vertices = start_vertices(mesh, protocol)
     hull = convex_hull(vertices)
     mass = mass_properties(vertices, mesh.triangles, hull, protocol.inertia)
     if mass.fallback:
@@ -173,6 +174,22 @@ def body_from_triangles(mesh: Mesh, protocol: Protocol) -> RigidBody:
             volume=mass.volume,
         ),
     )
+
+
+def start_vertices(mesh: Mesh, protocol: Protocol) -> Float[np.ndarray, "N 3"]:
+    """The vertices in the body frame: z up, scaled as the protocol says.
+
+    Raises:
+        BodyError: `flat` if all vertices coincide.
+    """
+    vertices = upright(mesh.vertices, mesh.up if protocol.up == "auto" else protocol.up, protocol)
+    if protocol.scaling == "none":
+        return vertices
+    vertices = vertices - vertices.mean(axis=0)
+    extent = np.abs(vertices).max()
+    if not extent > 0:
+        raise BodyError("flat", f"{mesh.source}: all vertices coincide")
+    return vertices * (0.5 / extent)
 
 
 def upright(
