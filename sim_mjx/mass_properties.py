@@ -86,29 +86,31 @@ def _integrate(
     In two passes, as MuJoCo does: absolute volumes depend on the apex of the tetrahedra, and only
     the second pass, with the apex at the centre of mass, counts for volume and inertia.
     """
-    corners = vertices[triangles]
-    cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    a, b, c = (vertices.take(triangles[:, k], axis=0) for k in range(3))
+    cross = np.cross(b - a, c - a)
     area = 0.5 * np.linalg.norm(cross, axis=1)
     if not area.sum() > 0:
         return 0.0, np.zeros(3), np.zeros((3, 3))
-    apex = area @ corners.mean(axis=1) / area.sum()
-    share = _volumes(corners - apex, cross, absolute)
+    apex = area @ ((a + b + c) / 3) / area.sum()
+    a, b, c = a - apex, b - apex, c - apex
+    share = _volumes(a, cross, absolute)
     if share.sum() == 0.0:
         return 0.0, apex, np.zeros((3, 3))
-    com = apex + share @ (0.75 * (corners - apex).mean(axis=1)) / share.sum()
-    corners = corners - com
-    share = _volumes(corners, cross, absolute)
+    com = apex + share @ (0.75 * ((a + b + c) / 3)) / share.sum()
+    corners = vertices.take(triangles, axis=0) - com
+    share = _volumes(corners[:, 0], cross, absolute)
     # Second moments of a tetrahedron with one corner at the origin: (sum p p^T + s s^T) / 20.
-    total = corners.sum(axis=1)
-    second = np.einsum("f,fki,fkj->ij", share, corners, corners)
-    second += np.einsum("f,fi,fj->ij", share, total, total)
+    total = corners[:, 0] + corners[:, 1] + corners[:, 2]
+    weighted = (share[:, None, None] * corners).reshape(-1, 3)
+    second = np.einsum("ni,nj->ij", weighted, corners.reshape(-1, 3))
+    second += np.einsum("ni,nj->ij", share[:, None] * total, total)
     tensor = (np.trace(second) * np.eye(3) - second) / 20
     return float(share.sum()), com, tensor
 
 
 def _volumes(
-    corners: Float[np.ndarray, "F 3 3"], cross: Float[np.ndarray, "F 3"], absolute: bool
+    corner: Float[np.ndarray, "F 3"], cross: Float[np.ndarray, "F 3"], absolute: bool
 ) -> Float[np.ndarray, " F"]:
-    """Volumes of the tetrahedra between each triangle and the origin."""
-    share = np.einsum("fi,fi->f", corners[:, 0], cross) / 6
+    """Volumes of the tetrahedra between each triangle, known by one corner, and the origin."""
+    share = np.einsum("fi,fi->f", corner, cross) / 6
     return np.abs(share) if absolute else share
