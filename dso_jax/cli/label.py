@@ -3,185 +3,146 @@
 from __future__ import annotations
 
 import argparse
-import collections
 import dataclasses
 import logging
-import os
 import pathlib
-import tempfile
-from typing import NoReturn
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
-from rich.text import Text
 
+from dso_jax.cli import label_arguments
+from dso_jax.cli.label_monitor import Monitor, summary
 from dso_jax.errors import UsageError
 
-_HELP = """\
-Drop every mesh onto a plane in MuJoCo MJX and write one row a file: does it stand?
+NAMED_FILES = 20  # invalid files that are named in the log; the table has all of them
+COLUMNS = ("path", "status", "reason", "stable", "adjudicated")
 
-PATHS are mesh files (GLB, glTF, OBJ, STL, PLY, DAE, OFF, 3MF), folders (searched recursively) or
-quoted globs. Meshes need not be watertight. Each is turned z-up, scaled and dropped upright as the
-protocol says; it is stable if it ends within 20 degrees of how it started.
-"""
-_EPILOG = """\
-protocols
-  dso-eval   scaled to unit size, 1 ms steps, up to 10 s, stops early once at rest (the default)
-  dso-label  raw file units, 1 ms steps, always 10 s: how DSO labelled its training set
-  fast       dso-eval with 2 ms steps: half the time, 0-0.3 % of labels differ
-  FILE.yaml  your own: fields that differ from dso-eval, or from `preset: NAME`
-
-columns
-  path sha256 status reason stable tilt_deg rotation_deg margin_deg steps points mass inertia
-  inertia_fallback protocol engine engine_version device
-  status is rest, moving (still moving at the end) or invalid; an invalid row says why in `reason`
-  (not_a_mesh, unsupported, empty, nan_vertices, flat, unreadable, mujoco_rejects, not_finite), and
-  has no label. tilt_deg ignores yaw, rotation_deg counts it. margin_deg is the smallest angle by
-  which the object, as it starts, would have to be tipped to fall; it needs no simulation.
-
-exit codes
-  0  labelled, perhaps with invalid rows
-  2  nothing could be labelled, an argument is unusable, or --strict met an invalid file
-
-examples
-  dso label chair.glb --out labels.parquet
-  dso label meshes/ 'more/**/*.obj' --out labels.parquet --protocol fast
-  dso label prints/ --out labels.parquet --up z --engine mujoco --strict
-"""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"label: {message} (see dso label --help)")
+_log = logging.getLogger(__name__)
 
 
 def main(args: list[str]) -> int:
     """Runs the command; see `--help`.
 
     Raises:
-        UsageError: an argument cannot be used. Nothing has been read or written then.
+        UsageError: an argument cannot be used, and nothing has been read or written; or nothing
+            could be labelled.
     """
-    options = _parser().parse_args(args)
-    console = Console(stderr=True)
-    out = _writable(options.out)
+    options = label_arguments.parser().parse_args(args)
+    if options.explain is not None:
+        from dso_jax.cli import label_explain
+
+        return label_explain.main(options)
+    if not options.paths:
+        raise UsageError("label: no PATHS to label (see dso label --help)")
+    if options.out is None:
+        raise UsageError("label: --out FILE.parquet is missing (see dso label --help)")
+    shard = label_arguments.shard(options.shard)
+    if options.overwrite and shard is not None:
+        raise UsageError("label: --overwrite would discard the other shards' rows; run it alone")
+    out = label_arguments.writable(options.out)
 
     # Simulation libraries take seconds to import; `--help` and typing mistakes need not wait.
-    from sim_mjx import label
-    from sim_mjx.protocol import Protocol, ProtocolError
+    from sim_mjx import dso_outputs, job, label, plan
+    from sim_mjx.engines import EngineError
+    from sim_mjx.perturb import PerturbError
+    from sim_mjx.prepare import WorkerError
+    from sim_mjx.protocol import ProtocolError
 
     try:
-        protocol = Protocol.resolve(options.protocol)
-        paths = label.expand_paths(options.paths)
-    except (ProtocolError, label.LabelError) as error:
+        task = _task(options)
+        files = label.expand_paths(options.paths)
+        if options.dso_outputs is not None:
+            dso_outputs.check_names(files)
+        work = plan.make_plan(files, task, out, block=options.block, overwrite=options.overwrite)
+        complete = _run(work, task, out, options, shard)
+    except (
+        EngineError,
+        PerturbError,
+        ProtocolError,
+        WorkerError,
+        dso_outputs.OutputError,
+        label.LabelError,
+        plan.PlanError,
+    ) as error:
         raise UsageError(f"label: {error}") from error
-    if options.up is not None:
-        protocol = dataclasses.replace(protocol, up=options.up)
-
-    logging.getLogger("trimesh").setLevel(logging.ERROR)  # it tells of every texture
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _RateColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        tasks = {
-            "read": bar.add_task("read", total=len(paths)),
-            "drop": bar.add_task("drop", total=len(paths)),
-        }
-        table = label.label_files(
-            paths,
-            protocol,
-            engine=options.engine,
-            progress=lambda stage, count: bar.advance(tasks[stage], count),
-        )
-    rows = table.to_pylist()
-    invalid = [row for row in rows if row["status"] == "invalid"]
-    for row in invalid:
-        logging.getLogger(__name__).warning("%s: invalid: %s", row["path"], row["reason"])
-    if options.strict and invalid:
-        raise UsageError(
-            f"label: --strict: {len(invalid)} of {len(rows)} files are invalid, "
-            f"first {invalid[0]['path']} ({invalid[0]['reason']}); {out} was not written"
-        )
-    label.write_labels(table, out)
-    console.print(_summary(rows))
-    console.print(f"{len(rows)} rows in {out}, protocol {options.protocol} ({protocol.hash()})")
-    if len(invalid) == len(rows):
-        raise UsageError(f"label: none of {len(rows)} files could be labelled; reasons in {out}")
+    except job.InvalidFileError as error:
+        if shard is None:
+            plan.discard(out)
+        raise UsageError(f"label: --strict: {error}; {out} was not written") from error
+    if complete and options.dso_outputs is not None:
+        written = dso_outputs.write(out, pathlib.Path(options.dso_outputs), task.protocol)
+        print(f"DSO's label files of {written} objects in {options.dso_outputs}")
     return 0
 
 
-class _RateColumn(ProgressColumn):
-    """Objects a second."""
+def _task(options: argparse.Namespace):
+    from sim_mjx import engines
+    from sim_mjx.perturb import Perturbation
+    from sim_mjx.protocol import Protocol
+    from sim_mjx.rows import Task
 
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed or 0.0:.1f}/s")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="dso label",
-        description=_HELP,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("paths", nargs="+", metavar="PATHS", help="files, folders or globs")
-    parser.add_argument("--out", required=True, metavar="FILE", help="parquet file to write")
-    parser.add_argument(
-        "--protocol", default="dso-eval", metavar="NAME|YAML", help="default: dso-eval"
-    )
-    parser.add_argument(
-        "--engine", choices=("mjx", "mujoco"), default="mjx", help="default: mjx; mujoco is C"
-    )
-    parser.add_argument(
-        "--up", choices=("auto", "y", "z"), help="the files' up axis; auto goes by format"
-    )
-    parser.add_argument(
-        "--strict", action="store_true", help="write nothing and fail if any file is invalid"
-    )
-    return parser
+    protocol = Protocol.resolve(options.protocol)
+    if options.up is not None:
+        protocol = dataclasses.replace(protocol, up=options.up)
+    perturbation = None
+    if options.perturb is not None:
+        perturbation = Perturbation(options.perturb, options.starts, options.seed)
+    return Task(protocol, engines.resolve(options.engine), options.adjudicate, perturbation)
 
 
-def _writable(name: str) -> pathlib.Path:
-    """The output path, checked by making a temporary file beside it."""
-    path = pathlib.Path(name)
-    if path.suffix != ".parquet":
-        raise UsageError(f"label: --out {name}: expected a .parquet file")
-    if path.is_dir():
-        raise UsageError(f"label: --out {name}: is a folder, expected a file")
-    if not path.parent.is_dir():
-        raise UsageError(f"label: --out {name}: no folder {path.parent}")
+def _run(work, task, out: pathlib.Path, options: argparse.Namespace, shard) -> bool:
+    """Does the work of this run and says what came out; returns whether the table is complete."""
+    from sim_mjx import job, plan
+
+    logging.getLogger("trimesh").setLevel(logging.ERROR)  # it tells of every texture
+    console, clock = Console(stderr=True), job.Clock()
+    done = work.finished(out)
+    todo = [] if done else work.missing(out, shard or (0, 1))
+    count = sum(len(work.paths(block)) for block in todo)
+    kept = len(work.files) - sum(len(work.paths(b)) for b in ([] if done else work.missing(out)))
+    if done:
+        console.print(f"{out} is complete already; --overwrite labels its files again")
+    elif kept:
+        console.print(f"going on: {kept} of {len(work.files)} files are labelled already")
     try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-        if path.exists() and not os.access(path, os.W_OK):
-            raise PermissionError(f"cannot overwrite {path}")
-    except OSError as error:
-        raise UsageError(f"label: --out {name}: cannot write there: {error}") from error
-    return path
+        with Monitor(console, count) as monitor:
+            complete = job.run(
+                work,
+                task,
+                out,
+                shard=shard,
+                workers=options.workers,
+                cache=None if options.cache is None else pathlib.Path(options.cache),
+                strict=options.strict,
+                progress=monitor,
+                clock=clock,
+            )
+    except KeyboardInterrupt:
+        console.print(f"finished rows are kept in {plan.folder(out)}; the same command goes on")
+        raise
+    rows = work.rows(out, list(COLUMNS)).to_pydict()
+    _name_invalid(rows)
+    console.print(summary(rows))
+    if count:
+        console.print(
+            f"{count} files: {clock.simulating:.1f} s in the engine, of which "
+            f"{clock.compiling:.1f} s compiling; {clock.waiting:.1f} s waiting for bodies"
+        )
+    total, named = len(rows["path"]), f"protocol {options.protocol} ({task.protocol.hash()})"
+    if not complete:
+        console.print(
+            f"{total} of {len(work.files)} rows in {plan.folder(out)}, {named}; "
+            f"{out} appears with the last shard"
+        )
+        return False
+    console.print(f"{total} rows in {out}, {named}")
+    if rows["status"].count("invalid") == total:
+        raise UsageError(f"label: none of {total} files could be labelled; reasons in {out}")
+    return True
 
 
-def _summary(rows: list[dict]) -> Table:
-    stable = sum(row["stable"] is True for row in rows)
-    fallen = sum(row["stable"] is False for row in rows)
-    table = Table(show_header=False)
-    labelled = max(stable + fallen, 1)
-    table.add_row("stable", f"{stable}", f"{100 * stable / labelled:.1f} %")
-    table.add_row("unstable", f"{fallen}", f"{100 * fallen / labelled:.1f} %")
-    moving = sum(row["status"] == "moving" for row in rows)
-    table.add_row("still moving", f"{moving}", "counted above")
-    reasons = collections.Counter(row["reason"] for row in rows if row["status"] == "invalid")
-    for reason, count in reasons.most_common():
-        table.add_row("invalid", f"{count}", reason)
-    return table
+def _name_invalid(rows: dict[str, list]) -> None:
+    invalid = [i for i, status in enumerate(rows["status"]) if status == "invalid"]
+    for i in invalid[:NAMED_FILES]:
+        _log.warning("%s: invalid: %s", rows["path"][i], rows["reason"][i])
+    if len(invalid) > NAMED_FILES:
+        _log.warning("and %d more invalid files", len(invalid) - NAMED_FILES)

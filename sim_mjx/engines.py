@@ -1,0 +1,82 @@
+"""The engines that can drop a body, behind one interface.
+
+`mjx` is the default, `mujoco` is C MuJoCo on all cores. Both take the same bodies under the same
+protocol and stop early by the same rule; a label stores which one made it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+from collections.abc import Callable
+
+import jax
+
+from sim_mjx import referee
+from sim_mjx.bodies import RigidBody
+from sim_mjx.drop import drop
+from sim_mjx.protocol import Protocol
+from sim_mjx.rest import Rest
+
+NAMES = ("mjx", "mujoco")
+# Files that are dropped together. What a block holds decides the slot of each body, and with it the
+# last bits of its result, so the number is recorded with a job and kept when it is resumed.
+CPU_BLOCK = 1024
+ACCELERATOR_BLOCK = 32768
+
+Drop = Callable[..., Rest]
+
+
+class EngineError(ValueError):
+    """An engine that does not exist or cannot be used here."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """A way to drop bodies.
+
+    Attributes:
+        name: as users and tables write it.
+        version: of the packages behind it.
+        device: what it runs on.
+        block: files in a block, unless the job says otherwise.
+        exact: simulates in float64 with the referee's own contact rule, so close calls stand.
+        call: `call(bodies, protocol, progress=...)`; see `drop`.
+    """
+
+    name: str
+    version: str
+    device: str
+    block: int
+    exact: bool
+    call: Drop = dataclasses.field(compare=False, repr=False)
+
+    def drop(
+        self,
+        bodies: RigidBody,
+        protocol: Protocol,
+        progress: Callable[[int], None] | None = None,
+    ) -> Rest:
+        """Drops bodies of one shape bucket; see `sim_mjx.drop`."""
+        return self.call(bodies, protocol, progress=progress)
+
+    def record(self) -> dict[str, str]:
+        """What a table stores of the engine with each label."""
+        return {"engine": self.name, "engine_version": self.version, "device": self.device}
+
+
+def resolve(name: str = "mjx") -> Engine:
+    """The engine of that name on this machine.
+
+    Raises:
+        EngineError: there is no such engine.
+    """
+    version = importlib.metadata.version
+    if name == "mujoco":
+        return Engine(name, version("mujoco"), "cpu", CPU_BLOCK, True, referee.drop)
+    if name == "mjx":
+        device = jax.local_devices()[0]
+        block = CPU_BLOCK if device.platform == "cpu" else ACCELERATOR_BLOCK
+        versions = f"{version('mujoco-mjx')} jax {jax.__version__}"
+        return Engine(name, versions, device.device_kind, block, False, drop)
+    raise EngineError(f"engine {name!r}: expected one of {', '.join(NAMES)}")
