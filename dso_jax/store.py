@@ -60,7 +60,7 @@ class Dataset:
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise UsageError(f"{self.folder}: no such dataset folder")
-        self.meta = _read_meta(self.folder)
+        self.meta = read_meta(self.folder)
         self.fingerprint, self.samples = read_samples(self.folder / SAMPLES)
         self.latent_shape = _shape(self.folder, self.meta, "latent_shape")
         self.condition_shape = _shape(self.folder, self.meta, "condition_shape")
@@ -187,7 +187,7 @@ class DatasetWriter:
         self._columns = grown
 
     def _resume(self) -> None:
-        stored = _read_meta(self.folder)
+        stored = read_meta(self.folder)
         for key, value in self.meta.items():
             if stored.get(key) != value:
                 raise UsageError(
@@ -233,7 +233,12 @@ def _shard_path(folder: Path, kind: str, shard: int) -> Path:
     return folder / f"{kind}-{shard:05d}.safetensors"
 
 
-def _read_meta(folder: Path) -> dict[str, Any]:
+def read_meta(folder: Path) -> dict[str, Any]:
+    """Contents of a dataset folder's meta.json.
+
+    Raises:
+        UsageError: there is none, or it is not one of ours.
+    """
     path = folder / "meta.json"
     if not path.is_file():
         raise UsageError(f"{path}: no such file")

@@ -44,6 +44,10 @@ _DAMAGED = (
 )
 
 
+class TorchMissing(WeightError):
+    """Torch is not installed: no file of this kind can be read or written."""
+
+
 def read(path: str | Path) -> dict[str, np.ndarray]:
     """Maps the state dict of a `.pt` or `.pth` file.
 
@@ -58,8 +62,8 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
       it is used. bf16 comes as `ml_dtypes.bfloat16`, neither copied nor widened.
 
     Raises:
-      WeightError: torch is not installed, no such file, not a whole torch file, a pickle that
-        wants more than tensors, or no mapping of names to tensors.
+      WeightError: torch is not installed (TorchMissing), no such file, not a whole torch file, a
+        pickle that wants more than tensors, or no mapping of names to tensors.
     """
     path = Path(path)
     content = _load(path, mmap=True)
@@ -103,7 +107,7 @@ def write_tensor(path: str | Path, array: np.ndarray) -> None:
     The bytes depend on the array alone.
 
     Raises:
-      WeightError: torch is not installed, or has no such type.
+      WeightError: torch is not installed (TorchMissing), or has no such type.
     """
     torch = _torch(Path(path))
     copy = np.array(array, order="C")  # torch wants memory that it may write to
@@ -126,7 +130,7 @@ def _torch(path: Path) -> Any:
     try:
         import torch
     except ImportError as error:
-        raise WeightError(
+        raise TorchMissing(
             f"{path}: a torch file needs torch, which is not installed; "
             "pip install 'dso-jax[torch]', or convert the file to safetensors"
         ) from error

@@ -21,6 +21,8 @@ MAY_USE = {
     "dso_jax": ("sim_mjx",),
     # A run folder's adapter/ is a PEFT folder, and its base a torch file: these write and read.
     "dso_jax.training": ("dso_jax", "sim_mjx", "weight_port"),
+    # DSO's data folder is made of .pt files: this module reads and writes them.
+    "dso_jax.dso_folder": ("dso_jax", "sim_mjx", "weight_port"),
 }
 HEAVY = ("flax", "optax", "orbax", "grain", "torch")  # the simulator does without
 

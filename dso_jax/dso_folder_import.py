@@ -1,0 +1,159 @@
+"""DSO's data folder into a dataset folder of ours, shard by shard.
+
+Memory holds one shard twice, whatever the size of the folder. A shard is the unit of a resumed
+import too: which samples go into which is decided from the file names before anything is read, so
+a killed import that is started again ends with the same folder.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dso_jax.dso_folder import BadFile, find_objects, read_tensor
+from dso_jax.dso_folder_labels import read_labels
+from dso_jax.dso_folder_plan import Group, Layout, find_layouts, missing_files, plan
+from dso_jax.dso_folder_rows import META, Key, Origin, Sample, make_row, source_of, to_columns
+from dso_jax.errors import UsageError
+from dso_jax.shards import all_finite
+from dso_jax.store import NO_CONDITION, DatasetWriter
+
+READERS = 8  # files in flight: a network disk needs them, a local one does not mind
+
+Progress = Callable[[int], None]
+
+
+class Report(NamedTuple):
+    """What an import did.
+
+    Attributes:
+        found: samples that the source lists.
+        there: samples that an earlier run had imported.
+        labels: where the labels of this run's samples come from -> how many.
+        problems: files that are damaged, missing or at odds with each other, each by name.
+    """
+
+    found: int
+    there: int
+    labels: Counter[str]
+    problems: list[str]
+
+
+def import_folder(
+    source: Path, out: Path, *, strict: bool = False, progress: Progress | None = None
+) -> Report:
+    """Reads the DSO data folder `source` into the dataset folder `out`, going on where it stopped.
+
+    A sample is imported if its latent can be read. Without a label it is `invalid`, and without a
+    condition it has none; both are kept.
+
+    Args:
+        strict: stop at the first shard with a problem, before it is written.
+        progress: called with the number of samples dealt with.
+
+    Raises:
+        UsageError: the source has no readable latent or condition, the dataset folder was begun by
+            something else, torch is not installed, or `strict` met a problem.
+    """
+    objects = find_objects(source)
+    origin = Origin.read(source)
+    layouts = find_layouts(source, objects)
+    writer = DatasetWriter(out, META if origin is None else origin.meta)
+    for key, layout in zip(("latent_shape", "condition_shape"), layouts, strict=True):
+        if writer.meta.get(key, list(layout.shape)) != list(layout.shape):
+            raise UsageError(f"{out}: {key} is {writer.meta[key]}, {source} has {layout.shape}")
+
+    done = writer.keys
+    problems = dict.fromkeys(missing_files(source, objects, origin))
+    labels: Counter[str] = Counter()
+    with ThreadPoolExecutor(READERS) as pool:
+        for group in plan(objects, origin, *layouts):
+            todo = [sample for sample in group.samples if _our_key(sample, origin) not in done]
+            if todo:
+                shard = _Shard(Group(todo, group.views), *layouts, pool)
+                problems |= dict.fromkeys(shard.read_labels())
+                if strict and problems:
+                    first = next(iter(problems))
+                    raise UsageError(f"--strict: {first}; {len(writer)} samples were imported")
+                labels += shard.write(writer, origin)
+            if progress:
+                progress(len(group.samples))
+    if not len(writer):
+        raise UsageError(f"{source}: nothing could be imported, first {next(iter(problems))}")
+    return Report(sum(len(files.latents) for files in objects), len(done), labels, list(problems))
+
+
+class _Shard:
+    """A group while it is read."""
+
+    def __init__(
+        self, group: Group, latent: Layout, condition: Layout, pool: ThreadPoolExecutor
+    ) -> None:
+        needed = {(sample.files.name, sample.view) for sample in group.samples}
+        self.views = [(files, view) for files, view in group.views if (files.name, view) in needed]
+        self.samples = group.samples
+        self.latents = latent.empty(len(self.samples))
+        self.conditions = condition.empty(len(self.views))
+        paths = [sample.files.latent(sample.view, sample.number) for sample in self.samples]
+        paths += [files.condition(view) for files, view in self.views]
+        faults = list(pool.map(_fill, paths, itertools.chain(self.latents, self.conditions)))
+        self.problems = [fault for fault in faults if fault is not None]
+        good = np.array([fault is None for fault in faults], bool)
+        self.good, self.good_views = good[: len(self.samples)], good[len(self.samples) :]
+
+    def read_labels(self) -> list[str]:
+        """Reads the label files; returns all that is wrong with this shard's files."""
+        objects = {sample.files.name: sample.files for sample in self.samples}
+        read = {name: read_labels(files) for name, files in objects.items()}
+        self.labels = {name: labels.of for name, labels in read.items()}
+        return self.problems + [text for labels in read.values() for text in labels.problems]
+
+    def write(self, writer: DatasetWriter, origin: Origin | None) -> Counter[str]:
+        """Appends what could be read; returns where the labels come from."""
+        rows, condition_rows, sources = [], [], Counter()
+        numbers = np.where(self.good_views, np.cumsum(self.good_views) - 1, NO_CONDITION).tolist()
+        condition_row = {
+            (files.name, view): number
+            for (files, view), number in zip(self.views, numbers, strict=True)
+        }
+        for sample in itertools.compress(self.samples, self.good):
+            label = self.labels[sample.files.name].get((sample.view, sample.number))
+            rows.append(make_row(sample, label, origin))
+            condition_rows.append(condition_row.get((sample.files.name, sample.view), NO_CONDITION))
+            sources[source_of(label)] += 1
+        if rows:
+            columns = {**to_columns(rows), "condition_row": np.array(condition_rows)}
+            writer.append(
+                columns, _kept(self.latents, self.good), _kept(self.conditions, self.good_views)
+            )
+        return sources
+
+
+def _fill(path: Path, slot: np.ndarray) -> str | None:
+    """Reads a tensor into its place in a shard; returns what is wrong with it."""
+    try:
+        values = read_tensor(path)
+    except BadFile as error:
+        return str(error)
+    if (values.shape, values.dtype) != (slot.shape, slot.dtype):
+        expected = f"{slot.dtype} {slot.shape} as in most files"
+        return f"{path}: is {values.dtype} {values.shape}, expected {expected}"
+    if not all_finite(values):
+        return f"{path}: holds NaN or infinity"
+    slot[...] = values
+    return None
+
+
+def _kept(rows: np.ndarray, good: np.ndarray) -> np.ndarray:
+    return rows if good.all() else rows[good]
+
+
+def _our_key(sample: Sample, origin: Origin | None) -> Key:
+    folder, view, number = sample.key
+    return (folder if origin is None else origin.name(folder)), view, number
