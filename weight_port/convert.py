@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,14 +166,25 @@ def load(
     # Blocks are copied side by side: numpy releases the interpreter while it casts and transposes.
     with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, MAX_THREADS)) as pool:
         for slot in slots:
-            leaf = np.empty(slot.shape, cast.of(slot.rule) or tensors[slot.names[0]].dtype)
-            values = (np.asarray(tensors[name]) for name in slot.names)
-            for found in pool.map(_copy, values, slot.views(leaf), slot.names):
-                problems += found
-            flat[slot.path] = place(leaf)
+            # No name here for the leaf: the last one must be free before the next is made.
+            flat[slot.path] = place(_assemble(slot, tensors, cast, pool, problems))
     if problems:
         raise report(source, target, problems)
     return unflatten(flat)
+
+
+def _assemble(
+    slot: Slot,
+    tensors: Mapping[str, np.ndarray],
+    cast: Cast,
+    pool: Executor,
+    problems: list[Problem],
+) -> np.ndarray:
+    leaf = np.empty(slot.shape, cast.of(slot.rule) or tensors[slot.names[0]].dtype)
+    values = (np.asarray(tensors[name]) for name in slot.names)
+    for found in pool.map(_copy, values, slot.views(leaf), slot.names):
+        problems += found
+    return leaf
 
 
 def _compare(wanted: Mapping[str, tuple], given: Mapping[str, tuple]) -> list[Problem]:

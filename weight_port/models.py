@@ -22,7 +22,7 @@ from dso_jax.models import (
 )
 from dso_jax.models.lora import adapter_leaves
 from weight_port import convert, tables
-from weight_port.errors import WeightError
+from weight_port.errors import Problem, WeightError, report
 
 Kind = Literal["flow", "encoder", "decoder", "dinov2", "dinov2_hf"]
 Config = FlowConfig | EncoderConfig | DecoderConfig | DINOv2Config
@@ -95,3 +95,29 @@ def from_torch(
         cast=convert.Cast(dtype, half),
         place=place,
     )
+
+
+def check_finite(kind: Kind, config: Config, params: Mapping, *, source: str) -> None:
+    """Finds NaN and infinity where the parameters are, without bringing them to the host.
+
+    Raises:
+      WeightError: names the tensors (all parts of a joined one).
+    """
+    finite = jax.device_get(_finite(slots(kind, config), convert.flatten(params)))
+    problems = []
+    for slot in slots(kind, config):
+        flags = np.atleast_1d(finite[slot.path])
+        names = np.reshape(slot.names, (len(flags), -1))[~flags].reshape(-1)
+        problems += [Problem("value", str(name), "holds NaN or infinity") for name in names]
+    if problems:
+        raise report(source, f"{kind} weights that can be used", problems)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _finite(slots: tuple[convert.Slot, ...], leaves: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Path -> whether all numbers are finite, by block where the leaf is stacked."""
+    return {
+        slot.path: jnp.isfinite(leaf).all(axis=tuple(range(int(slot.rule.stacked), leaf.ndim)))
+        for slot in slots
+        for leaf in [leaves[slot.path]]
+    }

@@ -19,12 +19,14 @@ logger = logging.getLogger(__name__)
 
 
 def load_base(config: Config) -> Any:
-    """The published generator `config.base`."""
+    """The published generator `config.base`, in the types in which it will be used."""
+    # Weights that train start from all the digits that the file has.
+    dtype = config.system.dtype if config.trainable == ("lora",) else "float32"
     # Here, so that a caller with a base of its own needs none of the readers.
     from dso_jax import pretrained
 
     try:
-        return pretrained.load(config.base)
+        return pretrained.load(config.base, dtype=dtype)
     except WeightError as error:
         raise UsageError(str(error)) from None
 

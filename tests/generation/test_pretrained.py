@@ -3,13 +3,17 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from dso_jax import pretrained, toybox
 from dso_jax.errors import UsageError
 from dso_jax.models import DecoderConfig, FlowConfig, init_decoder, init_flow
 from dso_jax.sampler import SamplerConfig
+from weight_port import files
 
 FLOW = FlowConfig(resolution=2, model_channels=12, cond_channels=6, num_blocks=2, num_heads=3)
 DECODER = DecoderConfig(channels=(4, 2), num_res_blocks=1, num_res_blocks_middle=1)
@@ -57,7 +61,7 @@ def test_published_configurations_are_understood(folder):
 
 
 def test_a_wrong_name_is_told_what_is_expected():
-    with pytest.raises(UsageError, match=r"nowhere/pipeline\.json.*toybox or a TRELLIS folder"):
+    with pytest.raises(UsageError, match=r"nowhere/pipeline\.json.*toybox.*a TRELLIS folder"):
         pretrained.load("nowhere")
 
 
@@ -107,3 +111,37 @@ def test_the_embedded_generator_is_small_and_fits_its_world():
     assert all(path.stat().st_size <= MAX_EMBEDDED_BYTES for path in files)
     assert base.flow_config.num_tokens == 64
     assert base.flow_config.cond_channels == toybox.COND_CHANNELS
+
+
+def test_types_and_places_are_as_asked(folder):
+    """Blocks in the asked type, norms and outer layers in fp32, shards on all devices."""
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+
+    def sharding(shape):
+        last = shape[-1] % 4 == 0
+        return NamedSharding(mesh, P(*[None] * (len(shape) - 1), "data") if last else P())
+
+    plain = pretrained.load(str(folder)).flow_params
+    base = pretrained.load(str(folder), dtype=jnp.bfloat16, sharding=sharding)
+    blocks = base.flow_params["blocks"]
+    kernel = blocks["self_attn"]["to_qkv"]["kernel"]
+    assert kernel.dtype == jnp.bfloat16 and kernel.sharding == sharding(kernel.shape)
+    assert {s.data.shape for s in kernel.addressable_shards} == {(2, 12, 9)}
+    assert blocks["norm2"]["scale"].dtype == base.flow_params["out_layer"]["kernel"].dtype == "f4"
+    assert all(leaf.dtype == "f4" for leaf in jax.tree.leaves(base.decoder_params))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_array_equal(a, b.astype(a.dtype)), base.flow_params, plain
+    )
+
+
+def test_weights_that_are_not_finite_are_named(folder):
+    path = folder / "ckpts" / "flow.safetensors"
+    tensors = {name: value.copy() for name, value in files.read(path).tensors.items()}
+    tensors["blocks.1.mlp.mlp.2.bias"][3] = np.nan
+    tensors["input_layer.weight"][0, 0] = np.inf
+    files.write(path, tensors)
+    with pytest.raises(UsageError, match="2 value") as error:
+        pretrained.load(str(folder))
+    for name in (str(path), "blocks.1.mlp.mlp.2.bias", "input_layer.weight"):
+        assert name in str(error.value)
+    assert "blocks.0.mlp" not in str(error.value)

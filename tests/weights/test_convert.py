@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -365,6 +367,18 @@ def test_each_leaf_is_placed_as_it_is_finished():
     assert len(placed) == len(slots("flow", SMALL))
     assert set(flatten(params).values()) == {None}
     assert all(leaf.flags.c_contiguous for leaf in placed)
+
+
+def test_one_leaf_at_a_time_is_in_host_memory():
+    """Each leaf can be freed before the next one is made."""
+    alive = []
+
+    def place(leaf):
+        alive.append(weakref.ref(leaf))
+        assert sum(ref() is not None for ref in alive) == 1
+
+    from_torch("flow", SMALL, random_state("flow", SMALL), place=place)
+    assert len(alive) == len(slots("flow", SMALL))
 
 
 JOINED = Rule("layer.{block}.{part:query|key|value}.weight", "blocks/qkv/kernel", (1, 0))

@@ -1,0 +1,104 @@
+"""Generators by name: the local path first, then the hub; the real reason when neither has it."""
+
+import json
+import shutil
+import sys
+
+import jax
+import pytest
+
+from dso_jax import pretrained
+from dso_jax.errors import UsageError
+from dso_jax.models import DecoderConfig, FlowConfig, init_decoder, init_flow
+from dso_jax.pretrained import hub
+from dso_jax.sampler import SamplerConfig
+
+FLOW = FlowConfig(resolution=2, model_channels=12, cond_channels=6, num_blocks=2, num_heads=3)
+DECODER = DecoderConfig(channels=(4, 2), num_res_blocks=1, num_res_blocks_middle=1)
+REPO, REVISION = "someone/TRELLIS-tiny", "0" * 40
+
+
+def write(folder):
+    key = jax.random.key(0)
+    models = {
+        pretrained.FLOW: (FLOW, init_flow(FLOW, key)),
+        pretrained.DECODER: (DECODER, init_decoder(DECODER, key)),
+    }
+    pretrained.save(folder, models, SamplerConfig(steps=3), {})
+    return folder
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The hub's cache with one repository in it, and no way to the network."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    repo = tmp_path / "cache" / f"models--{REPO.replace('/', '--')}"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text(REVISION)
+    return write(repo / "snapshots" / REVISION)
+
+
+def rename_stem(folder, role, stem):
+    path = folder / "pipeline.json"
+    contents = json.loads(path.read_text())
+    contents["args"]["models"][role] = stem
+    path.write_text(json.dumps(contents))
+
+
+def test_a_repository_is_read_from_the_hubs_cache(cache):
+    for offline in (True, None):
+        base = pretrained.load(REPO, offline=offline)
+        assert (base.flow_config, base.decoder_config) == (FLOW, DECODER)
+        assert base.sha256 == pretrained.load(str(cache)).sha256
+
+
+def test_what_exists_locally_comes_first(cache, tmp_path):
+    local = write(tmp_path / REPO)
+    rename_stem(local, pretrained.FLOW, "ckpts/absent")
+    with pytest.raises(UsageError, match=f"{REPO}/ckpts/absent.json: no such file, but .* names"):
+        pretrained.load(REPO)
+
+
+def test_a_model_of_another_repository_is_found(cache, tmp_path):
+    """As the text pipelines name the image pipeline's decoder."""
+    for name, stem in (("text", f"{REPO}/ckpts/decoder"), ("beside", "../text/other/decoder")):
+        folder = write(tmp_path / name)
+        shutil.move(folder / "ckpts", folder / "other")
+        rename_stem(folder, pretrained.FLOW, "other/flow")
+        rename_stem(folder, pretrained.DECODER, stem)
+        assert pretrained.load(str(folder)).decoder_config == DECODER
+
+
+@pytest.mark.parametrize("suffix", [".json", ".safetensors"])
+def test_half_a_model_is_not_looked_for_elsewhere(cache, tmp_path, suffix):
+    folder = write(tmp_path / "local")
+    (folder / "ckpts" / f"flow{suffix}").unlink()
+    with pytest.raises(UsageError, match=f"local/ckpts/flow{suffix}: no such file"):
+        pretrained.load(str(folder))
+
+
+@pytest.mark.parametrize("name", ["TRELLIS-image-large", "someone/else"])
+def test_the_hubs_own_reason_is_told(cache, name):
+    repo = hub.PUBLISHED.get(name, name)
+    for offline in (True, None):
+        with pytest.raises(UsageError, match=f"{repo}/pipeline.json: not to be had") as error:
+            pretrained.load(name, offline=offline)
+        assert "LocalEntryNotFoundError" in str(error.value)
+        assert len(str(error.value).splitlines()) == 1
+
+
+def test_without_the_package_it_is_named(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UsageError, match=r"not a local folder.*pip install 'dso-jax\[hub\]'"):
+        pretrained.load("microsoft/TRELLIS-image-large")
+
+
+@pytest.mark.parametrize("name", ["a/b/c", "../x", "a b/c", "/abs/path", "nothing"])
+def test_what_is_no_repository_is_not_asked_for(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"no .*pipeline\.json; expected toybox, TRELLIS-image"):
+        pretrained.load(name)
