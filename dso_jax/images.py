@@ -28,6 +28,7 @@ from dso_jax.errors import UsageError
 
 SIZE = 518  # edge of a prepared image: 37 patches of 14
 MAX_PIXELS = 89_478_485  # a file may hold: where Pillow begins to suspect a decompression bomb
+_MAX_SIDE = 13_376  # of a crop: where Pillow is sure of one; enough for any square file
 _MARGIN = 1.2  # side of the crop / extent of the object
 _REMOVER_SIDE = 1024  # the longer side of what a remover gets to see, at most
 _MASK = [255 * (alpha > 204) for alpha in range(256)]  # 0.8 * 255: what counts as the object
@@ -183,8 +184,10 @@ def _crop(cutout: Image.Image, name: str) -> Image.Image:
     half = int(max(right - left, bottom - top) * _MARGIN) // 2
     if half == 0:
         raise UsageError(f"{name}: the object is less than 3 pixels across")
+    if 2 * half > _MAX_SIDE:  # a long strip of a file, but a square crop
+        raise UsageError(f"{name}: a crop of {2 * half} pixels square; scale the image down first")
     # A centre may lie between two pixels: rounded half to even, as Pillow's crop does. Not that
-    # crop itself, which takes a large square for a decompression bomb.
+    # crop itself, which suspects a bomb earlier.
     x, y = round((left + right) / 2 - half), round((top + bottom) / 2 - half)
     square = Image.new("RGBA", (2 * half, 2 * half))
     square.paste(cutout, (-x, -y))

@@ -153,6 +153,12 @@ def test_an_object_of_one_or_two_pixels_is_refused(edge):
         images.prepare(picture, name="dot.png")
 
 
+def test_a_strip_that_would_need_a_huge_square_is_refused():
+    picture = Image.new("RGBA", (12_000, 1), (9, 9, 9, 254))
+    with pytest.raises(UsageError, match=r"strip\.png: a crop of 14398 pixels square"):
+        images.prepare(picture, name="strip.png")
+
+
 @pytest.mark.slow
 def test_eight_thousand_pixels_square(tmp_path):
     """The crop reaches beyond what Pillow's own crop allows: 9598 pixels square."""
@@ -164,6 +170,11 @@ def test_eight_thousand_pixels_square(tmp_path):
     picture.putpixel((7999, 7999), (1, 2, 3, 255))
     path = saved(tmp_path, picture, compress_level=0)
     assert np.array_equal(images.prepare(images.open_image(path)), reference(picture))
+
+    path = saved(tmp_path, picture.convert("RGB"), compress_level=0)
+    shown = picture.convert("RGB").resize((1024, 1024), Image.Resampling.LANCZOS)
+    result = images.prepare(images.open_image(path), Keyed())
+    assert np.array_equal(result, reference(Keyed()(shown)))
 
 
 # --- modes
