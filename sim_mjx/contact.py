@@ -29,9 +29,10 @@ _PAIR = (GeomType.PLANE, GeomType.MESH)
 _BODY_GEOM = 1  # geom 0 is the ground
 _trace_lock = threading.Lock()
 
-# Geom rotation (3, 3) and heights of the points over the ground (K,) -> indices (4,), valid (4,).
+# The world's up axis in the geom frame (3,) and heights of the points over the ground (K,) ->
+# indices (4,), valid (4,).
 Rule = Callable[
-    [Float[Array, "3 3"], Float[Array, " K"]], tuple[Int[Array, " 4"], Bool[Array, " 4"]]
+    [Float[Array, " 3"], Float[Array, " K"]], tuple[Int[Array, " 4"], Bool[Array, " 4"]]
 ]
 
 
@@ -42,8 +43,8 @@ def plane_mesh_rule(points: Float[Array, "K 3"], rule: Rule) -> Iterator[None]:
     def collide(model, data, key, geom):
         del model, key, geom  # one ground, one body: its points are closed over
         position, matrix = data.geom_xpos[_BODY_GEOM], data.geom_xmat[_BODY_GEOM]
-        heights = _dot(points, matrix[2]) + position[2]
-        index, valid = rule(matrix, heights)
+        heights = heights_over_ground(points, matrix[2], position[2])
+        index, valid = rule(matrix[2], heights)
         distance = jnp.where(valid, heights[index], 1.0)
         world = points[index] @ matrix.T + position
         # A contact sits halfway between the two surfaces.
@@ -60,6 +61,20 @@ def plane_mesh_rule(points: Float[Array, "K 3"], rule: Rule) -> Iterator[None]:
             collision_driver._COLLISION_FUNC[_PAIR] = stock
 
 
+def heights_over_ground(
+    points: Float[Array, "K 3"], up: Float[Array, " 3"], height: Float[Array, ""]
+) -> Float[Array, " K"]:
+    """Heights of points in a frame whose origin is at `height` and sees the world's up axis."""
+    return _dot(points, up) + height
+
+
+def choose_rule(
+    points: Float[Array, "K 3"], skin: Float[Array, ""], polygons: HullPolygons | None
+) -> Rule:
+    """The rule of a body: C MuJoCo's where it has polygons, else the skin's."""
+    return skin_rule(points, skin) if polygons is None else polygon_rule(polygons)
+
+
 def skin_rule(points: Float[Array, "K 3"], depth: Float[Array, ""]) -> Rule:
     """The deepest point and those below ground at most `depth` above it, thinned to four.
 
@@ -67,10 +82,10 @@ def skin_rule(points: Float[Array, "K 3"], depth: Float[Array, ""]) -> Rule:
     alternate from step to step and the object never comes to rest.
     """
 
-    def rule(matrix, heights):
+    def rule(up, heights):
         lowest = heights.min()
         near = heights < jnp.minimum(lowest + depth, 0.0)
-        return largest_quad(points, near | (heights <= lowest), _first_max(-heights), matrix[2])
+        return largest_quad(points, near | (heights <= lowest), _first_max(-heights), up)
 
     return rule
 
@@ -83,11 +98,11 @@ def polygon_rule(polygons: HullPolygons) -> Rule:
     two engines on tilted prisms; the tests repeat the comparison.
     """
 
-    def rule(matrix, heights):
+    def rule(up, heights):
         deepest = _first_max(-heights)
         entries = polygons.start[deepest] + jnp.arange(polygons.window)
         # Clipped by the gather; entries past the count are masked.
-        downward = polygons.normals[entries] @ matrix[2]
+        downward = polygons.normals[entries] @ up
         past = jnp.arange(polygons.window) >= polygons.count[deepest]
         entry = entries[_first_max(jnp.where(past, -jnp.inf, -downward))]
         index = jnp.asarray(polygons.contacts)[entry]

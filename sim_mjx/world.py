@@ -140,16 +140,19 @@ def step(protocol: Protocol, body: Body, state: State) -> State:
         }
     )
     data = data.replace(qpos=state.qpos, qvel=state.qvel, qacc_warmstart=state.warmstart)
-    if body.polygons is None:
-        rule = contact.skin_rule(body.points, body.skin)
-    else:
-        rule = contact.polygon_rule(body.polygons)
+    rule = contact.choose_rule(body.points, body.skin, body.polygons)
     with (
         jax.default_matmul_precision("highest"),
         contact.plane_mesh_rule(body.points, rule),
     ):
         after = mjx.step(model, data)
     return State(after.qpos, after.qvel, after.qacc_warmstart)
+
+
+def simulate(protocol: Protocol, body: Body, state: State, steps: int) -> State:
+    """That many steps of a batch of bodies."""
+    one = jax.vmap(functools.partial(step, protocol))
+    return jax.lax.fori_loop(0, steps, lambda _, s: one(body, s), state)
 
 
 def has_footing(body: Body, state: State) -> Bool[Array, ""]:

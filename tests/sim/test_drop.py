@@ -184,6 +184,6 @@ def test_an_error_ends_all_pools(small):
 
 def test_a_missing_compiler_option_is_no_error(monkeypatch):
     module = sys.modules["sim_mjx.drop"]
-    monkeypatch.setattr(module, "_CPU_OPTIONS", {"xla_cpu_no_such_option": True})
-    compiled = module._compile(jax.jit(lambda x: x + 1).lower(1.0))
+    monkeypatch.setattr(module, "_CPU_OPTIONS", {"stock": {"xla_cpu_no_such_option": True}})
+    compiled = module._compile(jax.jit(lambda x: x + 1).lower(1.0), "stock")
     assert compiled(1.0) == 2.0
