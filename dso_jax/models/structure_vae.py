@@ -169,7 +169,8 @@ def _init(config: DecoderConfig | EncoderConfig, key: jax.Array) -> dict:
 
 def _apply(config, params: dict, x: jax.Array, dtype: Dtype) -> jax.Array:
     model = fill(_skeleton(config, jnp.dtype(dtype).name), params)
-    return jnp.moveaxis(model(jnp.moveaxis(x, 1, -1)), -1, 1)
+    with jax.default_matmul_precision("highest"):  # fp32 products, as in the flow
+        return jnp.moveaxis(model(jnp.moveaxis(x, 1, -1)), -1, 1)
 
 
 def init_decoder(config: DecoderConfig, key: jax.Array) -> dict:

@@ -216,8 +216,10 @@ def apply_flow(
       remat: what the backward pass recomputes in each block: "none", "dots" or "full".
       attention: "auto", "xla" or "cudnn".
       dtype: type of the transformer's torso; input and output layers and norms stay fp32.
+        Products of fp32 numbers are fp32 on every device, as torch's are.
     """
     name = jnp.dtype(dtype).name
     backend = attention_backends.resolve(attention, name)
     model = fill(_skeleton(config, lora, remat, backend, name), params)
-    return model(x, t * 1000.0, cond)
+    with jax.default_matmul_precision("highest"):
+        return model(x, t * 1000.0, cond)
