@@ -4,10 +4,11 @@ In DSO's layout an object is a folder CATEGORY/OBJECT with meshes IMG_EEE.glb: i
 EEE, three digits each. Its scripts leave beside them, and its trainer reads,
 
     model_info.npz        image_ids (N,), glb_ids (N,), angles float16 (N, 1): all samples
-    IMG_angles.npy        float64 (M, 1): row e is sample e of that image
-    available_images.npy  int64: images with all samples, and both labels among them
+    IMG_angles.npy        float64 (M, 1): row e is sample e; of images that have a mesh of each
+    available_images.npy  int64: those of them with both labels
 
-where an angle is the total rotation 2 acos(w), 0..360 degrees, below the threshold if stable.
+where an image has as many samples as any of the dataset, and an angle is the total rotation
+2 acos(w), 0..360 degrees, below the threshold if stable.
 
 What differs from the reference, none of which its reader notices: a mesh that failed costs its own
 row (NaN in IMG_angles.npy, absent from model_info.npz) and not the object; float16 angles are
@@ -82,7 +83,7 @@ def write(table: pathlib.Path, root: pathlib.Path, protocol: Protocol) -> int:
         folder = root / category / name
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _write_object(folder, sorted(group), samples, protocol.threshold_deg)
+            write_object(folder, sorted(group), samples, protocol.threshold_deg)
         except OSError as error:
             raise OutputError(f"{folder}: cannot write DSO's label files: {error}") from error
     return len(objects)
@@ -100,9 +101,20 @@ def float16_angles(angles: Float[np.ndarray, " N"], threshold: float) -> Float16
     return half
 
 
-def _write_object(
+def write_object(
     folder: pathlib.Path, group: Sequence[Sample], samples: int, threshold: float
 ) -> None:
+    """Writes the files of one object.
+
+    Args:
+        folder: of the object.
+        group: its samples, sorted.
+        samples: how many an image has if none is missing.
+        threshold: degrees below which a sample is stable.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
     valid = [sample for sample in group if np.isfinite(sample.angle)]
     angles = np.array([sample.angle for sample in valid])
     if _both(angles, threshold):
@@ -117,11 +129,13 @@ def _write_object(
         (folder / "model_info.npz").unlink(missing_ok=True)
     available = []
     for image, members in _by_image(group).items():
-        angles = np.full((max(sample.number for sample in members) + 1, 1), np.nan)
-        for sample in members:
-            angles[sample.number] = sample.angle
-        _save(folder / f"{image:03d}_angles.npy", lambda file, a=angles: np.save(file, a))
-        if len(members) == samples and _both(angles, threshold):
+        path = folder / f"{image:03d}_angles.npy"
+        if [sample.number for sample in members] != list(range(samples)):
+            path.unlink(missing_ok=True)  # rows are samples: one that has no mesh shifts the rest
+            continue
+        angles = np.array([[sample.angle] for sample in members])
+        _save(path, lambda file, a=angles: np.save(file, a))
+        if _both(angles, threshold):
             available.append(image)
     ids = np.array(available, np.int64)
     if available:

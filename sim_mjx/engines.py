@@ -1,12 +1,14 @@
 """The engines that can drop a body, behind one interface.
 
-`mjx` is the default, `mujoco` is C MuJoCo on all cores. Both take the same bodies under the same
+`mjx` is the default: its own step (`stock`) or the same equations written for one body (`slim`).
+`mujoco` is C MuJoCo on all cores. All take the same bodies under the same
 protocol and stop early by the same rule; a label stores which one made it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 from collections.abc import Callable
 
@@ -14,7 +16,7 @@ import jax
 
 from sim_mjx import referee
 from sim_mjx.bodies import RigidBody
-from sim_mjx.drop import drop
+from sim_mjx.drop import Step, drop
 from sim_mjx.protocol import Protocol
 from sim_mjx.rest import Rest
 
@@ -65,8 +67,12 @@ class Engine:
         return {"engine": self.name, "engine_version": self.version, "device": self.device}
 
 
-def resolve(name: str = "mjx") -> Engine:
+def resolve(name: str = "mjx", step: Step = "slim") -> Engine:
     """The engine of that name on this machine.
+
+    Args:
+        name: one of `NAMES`.
+        step: of MJX alone, see `sim_mjx.drop`.
 
     Raises:
         EngineError: there is no such engine.
@@ -77,6 +83,7 @@ def resolve(name: str = "mjx") -> Engine:
     if name == "mjx":
         device = jax.local_devices()[0]
         block = CPU_BLOCK if device.platform == "cpu" else ACCELERATOR_BLOCK
-        versions = f"{version('mujoco-mjx')} jax {jax.__version__}"
-        return Engine(name, versions, device.device_kind, block, False, drop)
+        versions = f"{version('mujoco-mjx')} jax {jax.__version__} {step}"
+        simulate = functools.partial(drop, step=step)
+        return Engine(name, versions, device.device_kind, block, False, simulate)
     raise EngineError(f"engine {name!r}: expected one of {', '.join(NAMES)}")

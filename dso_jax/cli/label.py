@@ -86,7 +86,8 @@ def _task(options: argparse.Namespace):
     perturbation = None
     if options.perturb is not None:
         perturbation = Perturbation(options.perturb, options.starts, options.seed)
-    return Task(protocol, engines.resolve(options.engine), options.adjudicate, perturbation)
+    engine = engines.resolve(options.engine, options.mjx_step)
+    return Task(protocol, engine, options.adjudicate, perturbation)
 
 
 def _run(work, task, out: pathlib.Path, options: argparse.Namespace, shard) -> bool:

@@ -38,6 +38,12 @@ def parser() -> argparse.ArgumentParser:
     add("--out", metavar="FILE", help="parquet file to write")
     add("--protocol", default="dso-eval", metavar="NAME|YAML", help="default: dso-eval")
     add("--engine", choices=("mjx", "mujoco"), default="mjx", help="default: mjx; mujoco is C")
+    add(
+        "--mjx-step",
+        choices=("slim", "stock"),
+        default="slim",
+        help="mjx.step itself, or its equations for one body on a plane; default: slim",
+    )
     add("--up", choices=("auto", "y", "z"), help="the files' up axis; auto goes by format")
     add("--strict", action="store_true", help="write nothing and fail if any file is invalid")
     add("--overwrite", action="store_true", help="discard what --out and its parts hold")

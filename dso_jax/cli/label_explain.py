@@ -54,8 +54,11 @@ def main(options: argparse.Namespace) -> int:
             protocol = Protocol.from_dict(subject.protocol, options.explain)
         if options.up is not None:
             protocol = dataclasses.replace(protocol, up=options.up)
-        engine = options.engine if subject.row is None else subject.row["engine"]
-        explanation = explain(subject.path, protocol, engines.resolve(engine))
+        name, step = options.engine, options.mjx_step
+        if subject.row is not None:
+            name = subject.row["engine"]
+            step = "stock" if subject.row["engine_version"].endswith("stock") else "slim"
+        explanation = explain(subject.path, protocol, engines.resolve(name, step))
     except BodyError as error:
         raise UsageError(f"label: {error} ({error.reason})") from error
     except (ProtocolError, engines.EngineError) as error:

@@ -14,6 +14,13 @@ protocols
   fast       dso-eval with 2 ms steps: half the time, 0-0.3 % of labels differ
   FILE.yaml  your own: fields that differ from dso-eval, or from `preset: NAME`
 
+engines
+  mjx        MuJoCo MJX in JAX, on the accelerator if there is one (the default). --mjx-step stock
+             is mjx.step itself; slim, the default, solves the same equations (soft contacts,
+             Newton, Euler) without what one free body on a plane has none of: joints, tendons,
+             actuators, sensors. They agree to rounding, and slim is several times as fast.
+  mujoco     C MuJoCo in double precision, on all cores; what the others are measured against
+
 columns
   path sha256 status reason stable tilt_deg rotation_deg margin_deg steps points mass inertia
   inertia_fallback adjudicated tilt_first_deg protocol engine engine_version device
