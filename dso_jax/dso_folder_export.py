@@ -15,10 +15,11 @@ import numpy as np
 
 from dso_jax.atomic import write_atomic, write_text
 from dso_jax.dso_folder import LARGEST_NUMBER, ORIGIN, folder_name, write_tensor
-from dso_jax.dso_folder_labels import LARGEST_INT8, angles_of, write_labels
+from dso_jax.dso_folder_labels import STABLE_BELOW, angles_of
 from dso_jax.errors import UsageError
 from dso_jax.samples import read_samples
 from dso_jax.store import SAMPLES, Dataset
+from sim_mjx import dso_outputs
 
 Progress = Callable[[int], None]
 
@@ -39,14 +40,10 @@ class Exported(NamedTuple):
     rounded: str
 
 
-def export_folder(
-    dataset: Dataset, out: Path, *, wide_ids: bool = False, progress: Progress | None = None
-) -> Exported:
+def export_folder(dataset: Dataset, out: Path, *, progress: Progress | None = None) -> Exported:
     """Writes `dataset` into the folder `out` in DSO's layout, going on where it stopped.
 
     Args:
-        wide_ids: write the ids of model_info.npz as int16 instead of int8, which ends at 127;
-            DSO's loader reads both.
         progress: called with the number of samples dealt with.
 
     Raises:
@@ -55,15 +52,14 @@ def export_folder(
     """
     samples = dataset.samples
     angles = angles_of(samples)
-    _check_numbers(dataset, wide_ids)
+    _check_numbers(dataset)
     objects = _objects(dataset)
     _begin(dataset, out)
     complete = int(samples["sample"].max()) + 1
-    ids = np.int16 if wide_ids else np.int8
     for name, rows in objects.items():
         folder = out / name
         if not folder.exists():
-            _write_object(dataset, rows, folder, angles, complete, ids)
+            _write_object(dataset, rows, folder, angles, complete)
         if progress:
             progress(len(rows))
     first = dataset.latent(0).dtype.name
@@ -81,7 +77,6 @@ def _write_object(
     folder: Path,
     angles: np.ndarray,
     complete: int,
-    ids: type,
 ) -> None:
     """Writes the folder of one object under another name, then renames it."""
     views, numbers = (dataset.samples[name][rows].tolist() for name in ("view", "sample"))
@@ -96,8 +91,8 @@ def _write_object(
                 write_tensor(partial / f"{view:03d}_cond.pt", dataset.condition(row))
             if dataset.has_condition[row]:
                 _check_same_condition(dataset, shown.setdefault(view, row), row)
-        of = dict(zip(zip(views, numbers, strict=True), angles[rows].tolist(), strict=True))
-        write_labels(partial, of, complete, ids)
+        labels = map(dso_outputs.Sample, views, numbers, angles[rows].tolist())
+        dso_outputs.write_object(partial, list(labels), complete, STABLE_BELOW)
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -115,19 +110,13 @@ def _check_same_condition(dataset: Dataset, one: int, other: int) -> None:
         raise UsageError(f"{dataset.folder}: view {view} of {name} has two different conditions")
 
 
-def _check_numbers(dataset: Dataset, wide_ids: bool) -> None:
+def _check_numbers(dataset: Dataset) -> None:
     for column in ("view", "sample"):
         values = dataset.samples[column]
         if values.min() < 0 or values.max() > LARGEST_NUMBER:
             raise UsageError(
                 f"{dataset.folder}: {column} {values.min()}..{values.max()}, but DSO's file names "
                 f"have three digits: 0..{LARGEST_NUMBER}"
-            )
-        if values.max() > LARGEST_INT8 and not wide_ids:
-            raise UsageError(
-                f"{dataset.folder}: {column} goes up to {values.max()}, but DSO writes the ids in "
-                f"model_info.npz as int8, where {LARGEST_INT8 + 1} becomes -128; --wide-ids "
-                "writes int16, which DSO's loader reads as well"
             )
 
 

@@ -1,4 +1,4 @@
-"""The labels of DSO's data folder: three files an object, read with their faults in mind.
+"""The labels of DSO's data folder, read with their faults in mind.
 
     IMG_angles.npy        float64 (M, 1), degrees 0..360 of the image's M meshes in the order of
                           their names; only for images of which every sample became a mesh
@@ -7,7 +7,8 @@
     available_images.npy  int64, the images with every sample and both labels; absent if none has
 
 An angle is 2 acos w: yaw counts, and the pose after ten seconds need not be at rest. Stable means
-below 20 degrees. int8 makes 128 into -128; float16 makes 19.993 and more into 20.
+below 20 degrees. int8 makes 128 into -128; float16 makes 19.993 and more into 20. What is written
+(`sim_mjx.dso_outputs`) has neither fault.
 """
 
 from __future__ import annotations
@@ -15,17 +16,14 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from dso_jax.atomic import write_atomic
 from dso_jax.dso_folder import ObjectFiles
 from dso_jax.errors import UsageError
 
 STABLE_BELOW = 20.0  # degrees
-LARGEST_INT8 = 127
 _INFO = ("image_ids", "glb_ids", "angles")
 # No table of an object comes near; a strange archive could unpack to more than the memory.
 _LARGEST_BYTES = 64 * 2**20
@@ -71,50 +69,6 @@ def read_labels(files: ObjectFiles) -> Labels:
     return Labels(labels, problems)
 
 
-def write_labels(folder: Path, angles: Mapping[Key, float], complete: int, ids: type) -> list[str]:
-    """Writes the label files of one object.
-
-    Args:
-        folder: of the object.
-        angles: (view, sample) -> degrees, NaN without a label.
-        complete: samples that an image has if none is missing.
-        ids: integer type of the ids in model_info.npz.
-
-    Returns:
-        The files written.
-    """
-    sizes: dict[int, int] = {}
-    for view, sample in angles:
-        sizes[view] = max(sizes.get(view, 0), sample + 1)
-    views = {view: np.full((size, 1), np.nan) for view, size in sorted(sizes.items())}
-    for (view, sample), angle in angles.items():
-        views[view][sample] = angle
-    contents: dict[str, np.ndarray | dict[str, np.ndarray]] = {
-        f"{view:03d}_angles.npy": column for view, column in views.items()
-    }
-    labelled = sorted(key for key, angle in angles.items() if not np.isnan(angle))
-    column = np.array([angles[key] for key in labelled]).reshape(-1, 1)
-    if _both(column):
-        numbers = np.array(labelled).astype(ids)
-        contents["model_info.npz"] = dict(
-            zip(_INFO, (numbers[:, 0], numbers[:, 1], to_half(column)), strict=True)
-        )
-    whole = {v: rows for v, rows in views.items() if len(rows) == complete}
-    available = [v for v, rows in whole.items() if _both(rows) and not np.isnan(rows).any()]
-    if available:
-        contents["available_images.npy"] = np.array(available, np.int64)
-    for name, content in contents.items():
-        write_atomic(folder / name, lambda path, content=content: _save(path, content))
-    return list(contents)
-
-
-def to_half(angles: np.ndarray) -> np.ndarray:
-    """float16 of angles in degrees, on the same side of the threshold as before."""
-    rounded = angles.astype(np.float16)
-    crossed = (angles < STABLE_BELOW) & (rounded >= STABLE_BELOW)
-    return np.where(crossed, np.nextafter(np.float16(STABLE_BELOW), np.float16(0)), rounded)
-
-
 def angles_of(samples: Mapping[str, np.ndarray]) -> np.ndarray:
     """(N,) the angle that tells DSO our label; NaN for samples without one.
 
@@ -146,19 +100,6 @@ def _same(angle: float, rough: float) -> bool:
     if np.isnan(angle) or np.isnan(rough):
         return bool(np.isnan(angle) and np.isnan(rough))
     return abs(angle - rough) <= np.spacing(np.float16(rough))
-
-
-def _both(angles: np.ndarray) -> bool:
-    """Whether some are stable and some are not; NaN is neither."""
-    return bool((angles < STABLE_BELOW).any() and (angles >= STABLE_BELOW).any())
-
-
-def _save(path: Path, content: np.ndarray | dict[str, np.ndarray]) -> None:
-    with path.open("wb") as file:  # by name, numpy would append a suffix
-        if isinstance(content, dict):
-            np.savez(file, **content)  # pyright: ignore[reportArgumentType]
-        else:
-            np.save(file, content, allow_pickle=False)
 
 
 def _read_angles(files: ObjectFiles, view: int, problems: list[str]) -> dict[Key, float]:

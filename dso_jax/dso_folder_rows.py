@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dso_jax.dso_folder import ORIGIN, ObjectFiles, folder_name
-from dso_jax.dso_folder_labels import STABLE_BELOW, Label, angles_of, to_half
+from dso_jax.dso_folder_labels import STABLE_BELOW, Label, angles_of
 from dso_jax.samples import read_samples
 from dso_jax.store import CALLER_COLUMNS, SAMPLES, read_meta
+from sim_mjx.dso_outputs import float16_angles
 from sim_mjx.protocol import Protocol
 
 # How DSO labelled, in our terms: file units, y and z swapped, MuJoCo's own solver limits, 10 s.
@@ -128,8 +129,11 @@ def to_columns(rows: list[dict[str, Any]]) -> Mapping[str, np.ndarray]:
 
 
 def _unchanged(angle: float, label: Label | None) -> bool:
-    if label is None or np.isnan(label.angle) or np.isnan(angle):
-        return bool(np.isnan(angle) and (label is None or np.isnan(label.angle)))
+    """Whether a label in the folder is what an export writes for `angle`."""
+    if label is None:  # DSO has no place for labels of images that lack a sample
+        return True
+    if np.isnan(label.angle) or np.isnan(angle):
+        return bool(np.isnan(angle) and np.isnan(label.angle))
     if label.source == "angles":
         return bool(angle == label.angle)
-    return bool(to_half(np.array(angle)) == np.float16(label.angle))
+    return float16_angles(np.array([angle]), STABLE_BELOW).tolist() == [label.angle]
