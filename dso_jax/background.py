@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -27,7 +28,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Remover(Protocol):
     """RGB image -> RGBA cutout of the same size, its colours already multiplied by alpha.
 
-    May be called by several threads at once.
+    May be called by several threads at once; raises UsageError if it cannot work.
     """
 
     def __call__(self, image: Image.Image, /) -> Image.Image: ...
@@ -36,12 +37,15 @@ class Remover(Protocol):
 def find(model: Path | str | None = None) -> Remover | None:
     """The remover at hand: U2-Net of the file `model`, else rembg if it is installed, else None.
 
+    rembg is loaded for the first image that needs it: it is slow to import and may have to
+    download its model, and images with transparency need neither.
+
     Raises:
-      UsageError: as `u2net` and `rembg_session`.
+      UsageError: as `u2net`.
     """
     if model is not None:
         return u2net(model)
-    return rembg_session() if importlib.util.find_spec("rembg") else None
+    return lazily(rembg_session) if importlib.util.find_spec("rembg") else None
 
 
 def u2net(
@@ -100,6 +104,25 @@ def rembg_session(model: str = "u2net") -> Remover:
 
     def remove(image: Image.Image, /) -> Image.Image:
         return rembg.remove(image, session=session)
+
+    return remove
+
+
+def lazily(make: Callable[[], Remover]) -> Remover:
+    """A remover made at its first use, once; if that fails, every use says why."""
+    lock = threading.Lock()
+    made: list[Remover | str] = []
+
+    def remove(image: Image.Image, /) -> Image.Image:
+        with lock:
+            if not made:
+                try:
+                    made.append(make())
+                except UsageError as error:
+                    made.append(str(error))
+        if isinstance(made[0], str):
+            raise UsageError(made[0])
+        return made[0](image)
 
     return remove
 

@@ -129,8 +129,8 @@ def prepare(
       name: of the image, for messages.
 
     Raises:
-      UsageError: nothing is transparent and there is no remover, or nothing (or next to nothing)
-        is left of the object.
+      UsageError: nothing is transparent and there is no remover that works, or nothing (or next
+        to nothing) is left of the object.
     """
     return _compose(_crop(_cut_out(image, remover, name), name))
 
@@ -172,7 +172,10 @@ def _cut_out(image: Image.Image, remover: Remover | None, name: str) -> Image.Im
     if scale < 1:
         width, height = (max(1, int(side * scale)) for side in image.size)
         image = image.resize((width, height), Image.Resampling.LANCZOS)
-    return remover(image)
+    try:
+        return remover(image)
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from error
 
 
 def _crop(cutout: Image.Image, name: str) -> Image.Image:

@@ -140,9 +140,10 @@ class FakeRembg(types.ModuleType):
     def __init__(self, error: Exception | None = None):
         super().__init__("rembg")
         self.__spec__ = types.SimpleNamespace(name="rembg")  # type: ignore[assignment]
-        self.error = error
+        self.error, self.asked = error, 0
 
     def new_session(self, model: str) -> str:
+        self.asked += 1
         if self.error:
             raise self.error
         return f"session of {model}"
@@ -158,9 +159,24 @@ def test_rembg_is_used_where_it_is_installed(monkeypatch):
     remover = background.find()
     assert remover is not None
     assert remover(noise(5, 6)).getpixel((0, 0)) == (1, 2, 3, 4)
-    monkeypatch.setitem(sys.modules, "rembg", FakeRembg(ConnectionError("no route\nto host")))
-    with pytest.raises(UsageError, match=r"rembg: cannot load 'u2net' \(no route\)"):
-        background.find()
+
+
+def test_rembg_that_cannot_load_fails_only_the_images_that_need_it(monkeypatch, tmp_path):
+    pytest.importorskip("onnxruntime")
+    rembg = FakeRembg(ConnectionError("no route\nto host"))
+    monkeypatch.setitem(sys.modules, "rembg", rembg)
+    remover = background.find()
+    paths = [tmp_path / f"{name}.png" for name in ("opaque", "cut", "opaque2")]
+    for path in paths:
+        picture = noise(20, 20)
+        if path.stem == "cut":
+            picture.putalpha(250)
+        picture.save(path)
+    first, cut, last = images.prepare_files(paths, remover, workers=2)
+    assert cut.pixels is not None
+    assert first.error == f"{paths[0]}: rembg: cannot load 'u2net' (no route)"
+    assert last.error.startswith(f"{paths[2]}: rembg: cannot load")
+    assert rembg.asked == 1  # a download that fails is not tried for every image
 
 
 def test_find_takes_the_file_first_and_nothing_last(monkeypatch):

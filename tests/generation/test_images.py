@@ -1,10 +1,4 @@
-"""Image files become TRELLIS's prepared pictures, to the pixel, or one line that says why not."""
-
-import io
-import itertools
-import struct
-import threading
-import zlib
+"""Images become TRELLIS's prepared pictures, to the pixel, whatever their mode and orientation."""
 
 import numpy as np
 import pytest
@@ -12,62 +6,7 @@ from PIL import Image
 
 from dso_jax import images
 from dso_jax.errors import UsageError
-
-
-def reference(picture: Image.Image) -> np.ndarray:
-    """spec/trellis.md, section 5, written straight down for an RGBA picture."""
-    pixels = np.array(picture)
-    rows, columns = np.nonzero(pixels[:, :, 3] > 204)
-    x0, x1, y0, y1 = columns.min(), columns.max(), rows.min(), rows.max()
-    side = int(1.2 * max(x1 - x0, y1 - y0))
-    centre_x, centre_y = (x0 + x1) / 2, (y0 + y1) / 2
-    left, top = round(float(centre_x - side // 2)), round(float(centre_y - side // 2))
-    square = np.zeros((2 * (side // 2), 2 * (side // 2), 4), np.uint8)
-    for y in range(len(square)):
-        if 0 <= top + y < len(pixels):
-            for_x = np.arange(len(square))
-            inside = (for_x + left >= 0) & (for_x + left < pixels.shape[1])
-            square[y, for_x[inside]] = pixels[top + y, for_x[inside] + left]
-    premultiplied = Image.fromarray(square).convert("RGBa")
-    scaled = premultiplied.resize((518, 518), Image.Resampling.LANCZOS).convert("RGBA")
-    unit = np.array(scaled).astype(np.float32) / 255
-    return (unit[:, :, :3] * unit[:, :, 3:4] * 255).astype(np.uint8)
-
-
-def noise(height: int, width: int, channels: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
-
-
-def cutout(height: int, width: int, box: tuple[int, int, int, int], seed: int = 0) -> Image.Image:
-    """Noise in colour and alpha; alpha exceeds 204 only inside `box` (x0, y0, x1, y1 inclusive)."""
-    pixels = noise(height, width, 4, seed)
-    x0, y0, x1, y1 = box
-    alpha = pixels[..., 3] % 205
-    inner = slice(y0, y1 + 1), slice(x0, x1 + 1)
-    alpha[inner] = pixels[inner][..., 3]
-    alpha[y0, x0] = alpha[y1, x1] = 205
-    pixels[..., 3] = alpha
-    return Image.fromarray(pixels)
-
-
-def saved(tmp_path, picture: Image.Image, name: str = "picture.png", **options):
-    path = tmp_path / name
-    picture.save(path, **options)
-    return path
-
-
-class Keyed:
-    """A remover for tests: noise as alpha, and it remembers what it was shown."""
-
-    def __init__(self):
-        self.seen: list[Image.Image] = []
-
-    def __call__(self, image: Image.Image, /) -> Image.Image:
-        self.seen.append(image)
-        result = image.copy()
-        result.putalpha(Image.fromarray(noise(image.height, image.width, 1, seed=9)[..., 0]))
-        return result
-
+from tests.generation.pictures import Keyed, cutout, noise, png16, reference, saved
 
 # --- pixels
 
@@ -180,22 +119,6 @@ def test_eight_thousand_pixels_square(tmp_path):
 # --- modes
 
 
-def png16(kind: int, pixels: np.ndarray) -> bytes:
-    """A PNG of 16 bits a channel, which Pillow reads but does not write."""
-    height, width = pixels.shape[:2]
-    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in pixels)
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        )
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))
-    return (
-        b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
-    )
-
-
 @pytest.mark.parametrize(("kind", "channels"), [(0, 1), (2, 3)])
 def test_sixteen_bits_keep_the_upper_eight(tmp_path, kind, channels):
     pixels = np.random.default_rng(0).integers(0, 65536, (6, 7, channels), dtype=np.uint16)
@@ -282,112 +205,3 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
     assert np.array_equal(np.array(opened), a)
     assert opened.getexif().get(0x0112, 1) == 1  # or the next reader would turn it again
     assert np.array_equal(images.prepare(opened), reference(upright))
-
-
-# --- files that cannot be used
-
-
-def test_errors_name_the_file_and_the_reason(tmp_path):
-    with pytest.raises(UsageError, match=r"absent\.png: .*No such file"):
-        images.open_image(tmp_path / "absent.png")
-    with pytest.raises(UsageError, match=r"cannot be read as an image \(Is a directory\)"):
-        images.open_image(tmp_path)
-    for name, data in {"empty.png": b"", "text.png": b"# not an image\n" * 9}.items():
-        (tmp_path / name).write_bytes(data)
-        with pytest.raises(UsageError, match=rf"{name}: damaged, or not an image of a known"):
-            images.open_image(tmp_path / name)
-    postscript = saved(tmp_path, Image.new("RGB", (4, 4)), "picture.eps")
-    with pytest.raises(UsageError, match=r"picture\.eps: .*not an image of a known format"):
-        images.open_image(postscript)  # Pillow would start Ghostscript
-    real = saved(tmp_path, Image.fromarray(np.ones((3, 3), np.float32)), "real.tif")
-    with pytest.raises(UsageError, match=r"real\.tif: .*floating-point pixels"):
-        images.open_image(real)
-    wide = saved(tmp_path, Image.fromarray(np.full((3, 3), 70000, np.int32)), "wide.tif")
-    with pytest.raises(UsageError, match=r"wide\.tif: .*grey values outside 0 .. 65535"):
-        images.open_image(wide)
-
-
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-@pytest.mark.parametrize("edge", [9460, 30000])
-def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, edge):
-    """Pillow itself only warns of the first."""
-    data = png16(2, np.zeros((1, 1, 3), np.uint16))
-    header = struct.pack(">IIBBBBB", edge, edge, 8, 2, 0, 0, 0)
-    checked = b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
-    (tmp_path / "bomb.png").write_bytes(data[:12] + checked + data[33:])
-    with pytest.raises(UsageError, match=r"bomb\.png: more than 89 million pixels"):
-        images.open_image(tmp_path / "bomb.png")
-
-
-@pytest.mark.filterwarnings("ignore")  # Pillow comments on broken tags
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "AVIF", "PPM", "JPEG2000"])
-def test_damaged_files_give_an_error_or_an_image_and_nothing_else(tmp_path, kind):
-    rng = np.random.default_rng(5)
-    buffer = io.BytesIO()
-    Image.fromarray(noise(24, 20, 3)).save(buffer, kind)
-    whole = buffer.getvalue()
-    refused = 0
-    for trial in range(60):
-        data = bytearray(whole[: int(rng.integers(len(whole)))] if trial % 2 else whole)
-        for _ in range(0 if trial % 2 else 3):
-            data[int(rng.integers(min(len(data), 80)))] = int(rng.integers(256))
-        path = tmp_path / "damaged"
-        path.write_bytes(data)
-        try:
-            images.open_image(path)
-        except UsageError as error:
-            assert str(error).startswith(f"{path}: ")
-            assert "\n" not in str(error)
-            refused += 1
-    assert refused >= 20
-
-
-# --- the pool
-
-
-def test_files_come_in_order_with_their_errors(tmp_path):
-    paths = []
-    for i in range(12):
-        path = tmp_path / f"{i}.png"
-        if i % 4 == 2:
-            path.write_bytes(b"broken")
-        else:
-            cutout(40 + i, 50, (4, 4, 30, 30), seed=i).save(path)
-        paths.append(path)
-    results = list(images.prepare_files(map(str, paths), workers=3))
-    assert [one.path for one in results] == paths
-    for i, one in enumerate(results):
-        if i % 4 == 2:
-            assert one.pixels is None
-            assert one.error.startswith(f"{paths[i]}: damaged")
-        else:
-            assert one.pixels is not None
-            assert one.error == ""
-            with Image.open(paths[i]) as picture:
-                assert np.array_equal(one.pixels, reference(picture))
-
-
-def test_no_paths_no_results():
-    assert list(images.prepare_files([])) == []
-
-
-def test_the_pool_stays_a_few_images_ahead_and_stops_when_left(tmp_path):
-    Image.new("RGB", (30, 30)).save(tmp_path / "a.png")
-    asked = itertools.count(1)
-    endless = (tmp_path / "a.png" for _ in asked)
-    results = images.prepare_files(endless, Keyed(), workers=2)
-    for _ in range(5):
-        assert next(results).pixels is not None
-    results.close()
-    assert next(asked) == 9  # five were taken, and of 2 x 2 the other three waited
-    assert not [one for one in threading.enumerate() if one.name.startswith("images")]
-
-
-def test_a_fault_in_a_remover_is_not_taken_for_a_bad_file(tmp_path):
-    path = saved(tmp_path, Image.new("RGB", (30, 30)))
-
-    def broken(image: Image.Image, /) -> Image.Image:
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        list(images.prepare_files([path], broken))
