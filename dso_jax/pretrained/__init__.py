@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -23,7 +22,9 @@ from dso_jax.errors import UsageError
 from dso_jax.models import DecoderConfig, FlowConfig
 from dso_jax.pretrained import hub, pipeline
 from dso_jax.pretrained.hub import EMBEDDED, resolve
+from dso_jax.pretrained.image_encoder import load_image_encoder
 from dso_jax.pretrained.pipeline import DECODER, ENCODER, FLOW, ROLES
+from dso_jax.pretrained.placement import Placement, place
 from dso_jax.sampler import SamplerConfig
 from weight_port import files
 
@@ -36,13 +37,11 @@ __all__ = [
     "Base",
     "Placement",
     "load",
+    "load_image_encoder",
     "load_model",
     "resolve",
     "save",
 ]
-
-# Where a leaf goes: one sharding for all, or one by the leaf's shape; None is the default device.
-Placement = jax.sharding.Sharding | Callable[[tuple[int, ...]], jax.sharding.Sharding] | None
 
 
 @dataclass(frozen=True)
@@ -138,20 +137,6 @@ def load_model(
     except weight_port.WeightError as error:
         raise UsageError(str(error)) from error
     return config, params, path
-
-
-def place(leaf: np.ndarray, sharding: Placement) -> jax.Array:
-    """One finished leaf on its devices; returns when it is there.
-
-    Waiting keeps at most one leaf in host memory, whatever the size of the model.
-    """
-    if callable(sharding):
-        sharding = sharding(leaf.shape)
-    if sharding is None:
-        array = jnp.asarray(leaf)
-    else:  # each device, of this process or another, takes only its own part
-        array = jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
-    return jax.block_until_ready(array)
 
 
 def save(

@@ -5,13 +5,22 @@ import shutil
 import sys
 
 import jax
+import numpy as np
 import pytest
 
 from dso_jax import pretrained
 from dso_jax.errors import UsageError
-from dso_jax.models import DecoderConfig, FlowConfig, init_decoder, init_flow
+from dso_jax.models import (
+    DecoderConfig,
+    DINOv2Config,
+    FlowConfig,
+    init_decoder,
+    init_dinov2,
+    init_flow,
+)
 from dso_jax.pretrained import hub
 from dso_jax.sampler import SamplerConfig
+from weight_port import files, to_torch
 
 FLOW = FlowConfig(resolution=2, model_channels=12, cond_channels=6, num_blocks=2, num_heads=3)
 DECODER = DecoderConfig(channels=(4, 2), num_res_blocks=1, num_res_blocks_middle=1)
@@ -102,3 +111,27 @@ def test_what_is_no_repository_is_not_asked_for(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=r"no .*pipeline\.json; expected toybox, TRELLIS-image"):
         pretrained.load(name)
+
+
+def test_an_image_encoder_is_read_by_path_or_name(cache, tmp_path):
+    config = DINOv2Config(64, 1, 1, image_size=28)
+    params = init_dinov2(config, jax.random.key(0))
+    folder = cache.parents[1].with_name("models--facebook--dinov2-with-registers-small")
+    folder = folder / "snapshots" / REVISION
+    files.write(folder / "model.safetensors", to_torch("dinov2_hf", config, params))
+    files.write(tmp_path / "hub.safetensors", to_torch("dinov2", config, params))
+    (folder.parents[1] / "refs").mkdir()
+    (folder.parents[1] / "refs" / "main").write_text(REVISION)
+    sources = ("dinov2_vits14_reg", "facebook/dinov2-with-registers-small", str(folder))
+    for source in (*sources, str(tmp_path / "hub.safetensors")):
+        found, weights = pretrained.load_image_encoder(source)
+        assert found == config
+        jax.tree.map(np.testing.assert_array_equal, weights, params)
+
+
+def test_an_image_encoder_that_is_nowhere_or_cut_short_is_named(cache, tmp_path):
+    with pytest.raises(UsageError, match=r"'vit.pth': no such file; .* dinov2_vitl14_reg"):
+        pretrained.load_image_encoder("vit.pth")
+    (tmp_path / "model.safetensors").write_bytes(b"no")
+    with pytest.raises(UsageError, match=r"model\.safetensors: not a whole"):
+        pretrained.load_image_encoder(str(tmp_path))
