@@ -32,9 +32,8 @@ from sim_mjx.rest import Rest
 # Which code makes a step: `mjx.step`, or the same equations written for one body (sim_mjx.slim).
 Step = Literal["stock", "slim"]
 
-# Stock: nearly the throughput of 64, and a tail of rolling objects costs a quarter. Slim: a step of
-# 64 takes twice the time of one of 16.
-CPU_SLOTS: dict[Step, int] = {"stock": 16, "slim": 64}
+# Nearly the throughput of four times as many, and a tail of rolling objects costs a quarter.
+CPU_SLOTS: dict[Step, int] = {"stock": 16, "slim": 32}
 ACCELERATOR_SLOTS = 8192
 
 _log = logging.getLogger(__name__)

@@ -35,7 +35,7 @@ class State(NamedTuple):
 
 
 class Body(NamedTuple):
-    """What the simulation reads of an object, float32; numpy until it enters a program."""
+    """What the simulation reads of an object; numpy until it enters a program."""
 
     points: Float[Array, "*S K 3"]
     mass: Float[Array, "*S"]
@@ -47,8 +47,8 @@ class Body(NamedTuple):
     polygons: HullPolygons | None = None
 
 
-def simulation_body(bodies: RigidBody, protocol: Protocol) -> Body:
-    """The numbers of a batch as the simulation wants them: float32, lowest point at z = 0."""
+def simulation_body(bodies: RigidBody, protocol: Protocol, dtype: type = np.float32) -> Body:
+    """The numbers of a batch as the simulation wants them: one type, lowest point at z = 0."""
     numbers = {
         "points": bodies.points,
         "mass": bodies.mass,
@@ -58,7 +58,7 @@ def simulation_body(bodies: RigidBody, protocol: Protocol) -> Body:
         "start": start_position(bodies),
         "skin": protocol.skin * bodies.size(),
     }
-    single: dict[str, Any] = {name: np.asarray(x, np.float32) for name, x in numbers.items()}
+    single: dict[str, Any] = {name: np.asarray(x, dtype) for name, x in numbers.items()}
     return Body(**single, polygons=bodies.polygons if protocol.contact == "c4" else None)
 
 
