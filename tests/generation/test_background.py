@@ -25,14 +25,18 @@ def tiny(batch: np.ndarray) -> np.ndarray:
     return batch[:, :1] * np.float32(0.5) - batch[:, 2:] * np.float32(0.25)
 
 
-def reference_mask(picture: Image.Image) -> Image.Image:
-    """U2-Net's mask as spec/trellis.md (section 5) has it, channel by channel."""
+def reference_batch(picture: Image.Image) -> np.ndarray:
+    """What U2-Net is given, after spec/trellis.md (section 5), channel by channel."""
     small = np.array(picture.resize((320, 320), Image.Resampling.LANCZOS)).astype(np.float64)
     small = small / small.max()
     batch = np.zeros((1, 3, 320, 320), np.float32)
     for channel in range(3):
         batch[0, channel] = (small[:, :, channel] - MEAN[channel]) / STD[channel]
-    out = tiny(batch)[0, 0]
+    return batch
+
+
+def reference_mask(picture: Image.Image) -> Image.Image:
+    out = tiny(reference_batch(picture))[0, 0]
     out = (out - out.min()) / (out.max() - out.min())
     return Image.fromarray((out * 255).astype(np.uint8)).resize(
         picture.size, Image.Resampling.LANCZOS
@@ -58,6 +62,20 @@ def test_the_cutout_equals_the_reference(remover, height, width, top):
     cutout = remover(picture)
     assert (cutout.mode, cutout.size) == ("RGBA", picture.size)
     assert np.array_equal(np.array(cutout), reference_cutout(picture))
+
+
+@pytest.mark.parametrize("top", [256, 100])
+def test_the_network_sees_the_picture_over_its_own_maximum(top):
+    """The tiny network is linear, so that its stretched output alone cannot tell."""
+    picture, seen = noise(50, 70, top=top), []
+
+    def network(batch: np.ndarray) -> np.ndarray:
+        seen.append(batch)
+        return tiny(batch)
+
+    background.mask(picture, network)
+    assert seen[0].dtype == np.float32
+    assert np.array_equal(seen[0], reference_batch(picture))
 
 
 def test_alpha_enters_twice_on_the_way_to_the_prepared_image(remover):
