@@ -13,6 +13,7 @@ import pytest
 
 from dso_jax.models import (
     DINOV2_SIZES,
+    FLOW_SIZES,
     DecoderConfig,
     EncoderConfig,
     FlowConfig,
@@ -58,6 +59,17 @@ def test_counts_are_the_published_ones():
     assert count(flow) == 555_543_560
     assert count(TREES["decoder"]) == 73_671_201
     assert count(TREES["encoder"]) == 59_298_192
+
+
+@pytest.mark.parametrize(
+    ("size", "parameters"),
+    [("base", 156_726_536), ("large", 542_960_648), ("xlarge", 975_440_648)],
+)
+def test_counts_of_the_text_models_are_upstreams(size, parameters):
+    config = FLOW_SIZES[f"TRELLIS-text-{size}"]
+    flow = jax.eval_shape(lambda: init_flow(config, KEY))
+    assert flow.pop("pos_emb").shape == (4096, config.model_channels)
+    assert count(flow) == parameters
 
 
 def test_adapter_is_the_published_one():

@@ -15,6 +15,7 @@ from numpy.typing import DTypeLike
 
 from dso_jax.models import (
     DINOV2_SIZES,
+    FLOW_SIZES,
     DecoderConfig,
     DINOv2Config,
     EncoderConfig,
@@ -45,6 +46,8 @@ TABLES = {
 }
 PUBLISHED = [("flow", FlowConfig(), 489), ("decoder", DecoderConfig(), 74)]
 PUBLISHED += [("encoder", EncoderConfig(), 74)]
+TEXT = {"base": 249, "large": 489, "xlarge": 625}
+PUBLISHED += [("flow", FLOW_SIZES[f"TRELLIS-text-{size}"], count) for size, count in TEXT.items()]
 PUBLISHED += [("dinov2", DINOV2_SIZES["dinov2_vitl14_reg"], 24 * 14 + 8)]
 PUBLISHED += [("dinov2_hf", DINOV2_SIZES["dinov2_vitg14"], 40 * 18 + 7)]
 SMALL = FLOWS["patch1"]
