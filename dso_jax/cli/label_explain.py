@@ -132,20 +132,18 @@ def _subject(what: str) -> Subject:
         if not path.is_file():
             raise UsageError(f"label: --explain {what}: no such file")
         return Subject(path, None, None)
+    if not number.isdigit():
+        raise UsageError(f"label: --explain {what}: expected TABLE.parquet:ROW")
     try:
-        table = pq.ParquetFile(name)
-        stored = (table.schema_arrow.metadata or {})[b"protocol"]
-        index = int(number)
-        rows = table.metadata.num_rows
-        if not 0 <= index < rows:
-            raise UsageError(f"label: --explain {what}: expected a row in 0..{rows - 1}")
-        row = table.read().slice(index, 1).to_pylist()[0]
+        table = pq.read_table(name)
+        stored = (table.schema.metadata or {})[b"protocol"]
     except KeyError:
         raise UsageError(f"label: --explain {what}: {name} is not a table of labels") from None
     except (OSError, pa.ArrowInvalid) as error:
         raise UsageError(f"label: --explain {what}: cannot read {name}: {error}") from error
-    except ValueError:
-        raise UsageError(f"label: --explain {what}: expected TABLE.parquet:ROW") from None
+    if int(number) >= len(table):
+        raise UsageError(f"label: --explain {what}: expected a row in 0..{len(table) - 1}")
+    row = table.slice(int(number), 1).to_pylist()[0]
     return Subject(pathlib.Path(row["path"]), row, json.loads(stored))
 
 
