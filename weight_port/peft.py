@@ -88,7 +88,7 @@ def read_peft_adapter(
         raise WeightError(f"{directory / WEIGHTS}: holds no tensor")
     targets = _targets(directory, settings["target_modules"], tensors)
     lora = LoRAConfig(int(settings["r"]), float(settings["lora_alpha"]), targets)
-    check_provenance(f"{directory / WEIGHTS} beside {CONFIG}", lora, texts, base_sha256)
+    check_provenance(str(directory / WEIGHTS), lora, texts, base_sha256)
     if flow is None:
         expected = _infer(directory, tensors, lora)
     else:
@@ -138,7 +138,7 @@ def check_provenance(
     for key, value in _settings(lora).items():
         if texts.get(key, value) != value:
             raise WeightError(
-                f"{source}: do not belong together: "
+                f"{source}: adapter and header do not belong together: "
                 f"{key} is {value} in one and {texts[key]} in the other"
             )
     recorded = texts.get("base_sha256")

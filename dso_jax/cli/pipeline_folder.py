@@ -1,0 +1,64 @@
+"""A TRELLIS pipeline folder with another flow model in it, and all the rest of its base."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from dso_jax.pretrained import hub, pipeline
+
+logger = logging.getLogger(__name__)
+
+Others = Literal["copy", "link"]
+SUFFIXES = (".json", ".safetensors")
+
+
+def write(
+    folder: Path,
+    base: Path,
+    write_flow: Callable[[Path], None],
+    *,
+    repo: str | None = None,
+    others: Others = "copy",
+) -> None:
+    """Fills an empty folder that TRELLIS loads as it loads `base`.
+
+    File names stay, so that whatever names them in the base finds them here.
+
+    Args:
+      base: a pipeline folder from which the flow model was loaded.
+      write_flow: called with the path of the flow model's new weights.
+      repo: the hub repository that `base` was fetched from; what of it is not here yet is fetched.
+      others: whether the other models are copied, or symbolic links to the base's.
+
+    Raises:
+      UsageError: a model of a hub repository is not to be had.
+      OSError: a file cannot be read or written.
+    """
+    contents = json.loads((base / hub.PIPELINE).read_text(encoding="utf-8"))
+    stems = contents["args"]["models"]
+    for role, stem in stems.items():
+        here = all((base / f"{stem}{suffix}").is_file() for suffix in SUFFIXES)
+        if not here and repo is None and role != pipeline.FLOW:
+            logger.warning("%s: no %s, which pipeline.json names; left as it is", base, stem)
+            continue
+        sources = hub.model_files(base, stem, repo=repo)
+        inside = not Path(stem).is_absolute() and ".." not in Path(stem).parts
+        stems[role] = stem if inside else f"ckpts/{Path(stem).name}"
+        description, weights = (folder / f"{stems[role]}{suffix}" for suffix in SUFFIXES)
+        description.parent.mkdir(parents=True, exist_ok=True)
+        if role == pipeline.FLOW:
+            shutil.copyfile(sources[0], description)
+            write_flow(weights)
+        elif others == "link":
+            description.symlink_to(sources[0].resolve())
+            weights.symlink_to(sources[1].resolve())
+        else:
+            logger.info("copying %s (%.2f GB)", stem, sources[1].stat().st_size / 1e9)
+            shutil.copyfile(sources[0], description)
+            shutil.copyfile(sources[1], weights)
+    pipeline.write_json(folder / hub.PIPELINE, contents)
