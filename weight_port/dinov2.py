@@ -79,7 +79,8 @@ def infer_config(tensors: Mapping[str, np.ndarray], source: str = "the state dic
     places = (rule.to_ours(tensor) for tensor in tensors for rule in rules if rule.stacked)
     return DINOv2Config(
         width=width,
-        num_blocks=1 + max(place[1] or 0 for place in places if place),
+        # One tensor with a number out of all proportion does not make the model that long.
+        num_blocks=min(1 + max(place[1] or 0 for place in places if place), len(tensors)),
         num_heads=width // HEAD_DIM,
         mlp_ratio=ratio,
         patch_size=patch,
@@ -97,7 +98,8 @@ def backbone(tensors: Mapping[str, np.ndarray], source: str) -> dict[str, np.nda
     if not prefix:
         return dict(tensors)
     left = [name for name in _CLASSIFIER if name in tensors]
-    log.info("%s: %s left out, a classifier on top of the features", source, ", ".join(left))
+    if left:
+        log.info("%s: %s left out, a classifier on top of the features", source, ", ".join(left))
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name not in left}
 
 

@@ -2,14 +2,16 @@
 
 from dso_jax.models.config import (
     DECODER_SIZES,
+    DINOV2_SIZES,
     ENCODER_SIZES,
     FLOW_SIZES,
     DecoderConfig,
+    DINOv2Config,
     EncoderConfig,
     FlowConfig,
     LoRAConfig,
 )
-from dso_jax.models.dinov2 import DINOV2_SIZES, DINOv2Config, apply_dinov2, init_dinov2
+from dso_jax.models.dinov2 import apply_dinov2, init_dinov2
 from dso_jax.models.structure_vae import apply_decoder, apply_encoder, init_decoder, init_encoder
 from dso_jax.models.transformer import apply_flow, init_flow
 

@@ -7,7 +7,6 @@ Source of every constant: facebookresearch/dinov2; attribute names are those of 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -17,6 +16,7 @@ from jaxtyping import Array, Float
 
 from dso_jax.models import attention as attention_backends
 from dso_jax.models import bicubic
+from dso_jax.models.config import DINOv2Config
 from dso_jax.models.layers import (
     Dtype,
     Float32LayerNorm,
@@ -28,62 +28,6 @@ from dso_jax.models.layers import (
 )
 
 NORM_EPS = 1e-6
-
-
-@dataclass(frozen=True)
-class DINOv2Config:
-    """`DinoVisionTransformer`; the defaults are those of the hub models with registers."""
-
-    width: int
-    num_blocks: int
-    num_heads: int
-    mlp_ratio: float = 4.0
-    patch_size: int = 14
-    image_size: int = 518  # the stored positional embedding has (518 / 14)^2 = 37^2 patches
-    num_registers: int = 4
-    ffn: str = "mlp"  # or "swiglu"
-    # How the positional embedding is resampled for another grid of patches. The hub models without
-    # registers differ: False and 0.1.
-    interpolate_antialias: bool = True
-    interpolate_offset: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.width % self.num_heads:
-            raise ValueError(f"width {self.width} is not a multiple of num_heads {self.num_heads}")
-        if self.image_size % self.patch_size:
-            raise ValueError(
-                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
-            )
-        if self.ffn not in ("mlp", "swiglu"):
-            raise ValueError(f"ffn {self.ffn!r}: expected 'mlp' or 'swiglu'")
-        if self.interpolate_antialias and self.interpolate_offset:
-            raise ValueError("interpolate_offset needs interpolate_antialias=False")
-
-    @property
-    def hidden(self) -> int:
-        """Width inside the feed-forward layer; SwiGLU keeps two thirds, in multiples of 8."""
-        hidden = int(self.width * self.mlp_ratio)
-        return hidden if self.ffn == "mlp" else (int(hidden * 2 / 3) + 7) // 8 * 8
-
-    @property
-    def grid(self) -> int:
-        """Edge of the stored positional embedding, in patches."""
-        return self.image_size // self.patch_size
-
-
-def _sizes() -> dict[str, DINOv2Config]:
-    plain = {"num_registers": 0, "interpolate_antialias": False, "interpolate_offset": 0.1}
-    sizes = {"s": (384, 12, 6), "b": (768, 12, 12), "l": (1024, 24, 16), "g": (1536, 40, 24)}
-    return {
-        f"dinov2_vit{letter}14{suffix}": DINOv2Config(
-            *size, ffn="swiglu" if letter == "g" else "mlp", **options
-        )
-        for suffix, options in (("_reg", {}), ("", plain))
-        for letter, size in sizes.items()
-    }
-
-
-DINOV2_SIZES = _sizes()  # by the names of the torch hub
 
 
 class Attention(nnx.Module):

@@ -176,6 +176,10 @@ def change(name, array):
         (change("cls_token", np.ones((1, 1, 65), np.float32)), "width 65 is not a multiple of 64"),
         (change("pos_embed", np.ones((1, 9, 64), np.float32)), r"pos_embed is \(1, 9, 64\)"),
         (change("blocks.1.ls2.gamma", None), r"missing +blocks\.1\.ls2\.gamma"),
+        (
+            change("blocks.4000000.ls2.gamma", np.ones(64, np.float32)),
+            r"unexpected blocks\.4000000",
+        ),
         (change("head.weight", np.ones(3, np.float32)), r"unexpected head\.weight"),
     ],
 )
