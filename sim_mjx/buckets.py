@@ -41,27 +41,26 @@ def hull_body(
     if len(hull.vertices) > BUCKETS[-1].points:
         hull = _thinned(hull)
     moments, quaternion = rotations.principal_axes(density * mass.tensor)
-    points = (hull.vertices - mass.com) @ rotations.to_matrix(quaternion)
-    normals = hull.normals @ rotations.to_matrix(quaternion)
+    axes = rotations.to_matrix(quaternion)
+    points = (hull.vertices - mass.com) @ axes
+    normals = hull.normals @ axes
     owners, corners, faces = _entries(hull)
     count = np.bincount(owners, minlength=len(points))
     bucket = next(
         (b for b in BUCKETS if len(points) <= b.points and count.max() <= b.window),
         BUCKETS[-1],
     )
-    padding = bucket.points - len(points)
-    room = bucket.entries - len(owners)
-    start = np.concatenate([[0], np.cumsum(count)[:-1]])
+    start = np.cumsum(count) - count
     polygons = HullPolygons(
         # Padded points repeat point 0, table and all: the same contact whichever is found first.
-        start=_int32(np.concatenate([start, np.zeros(padding)])),
-        count=_int32(np.concatenate([count, np.full(padding, count[0])])),
-        normals=np.pad(normals[faces], ((0, room), (0, 0))).astype(np.float32)[None],
-        contacts=_int32(np.pad(corners, ((0, room), (0, 0)))),
+        start=_padded(start, bucket.points, 0, np.int32),
+        count=_padded(count, bucket.points, count[0], np.int32),
+        normals=_padded(normals[faces], bucket.entries, 0.0, np.float32),
+        contacts=_padded(corners, bucket.entries, 0, np.int32),
         window=bucket.window,
     )
     return RigidBody(
-        points=np.concatenate([points, np.repeat(points[:1], padding, 0)]).astype(np.float32)[None],
+        points=_padded(points, bucket.points, points[0], np.float32),
         mass=np.array([density * mass.volume]),
         com=mass.com[None],
         inertia=moments[None],
@@ -71,8 +70,12 @@ def hull_body(
     )
 
 
-def _int32(values) -> np.ndarray:
-    return np.asarray(values, np.int32)[None]
+def _padded(values: np.ndarray, length: int, fill, dtype: type) -> np.ndarray:
+    """A batch of one, filled up to `length`."""
+    batch = np.empty((1, length, *values.shape[1:]), dtype)
+    batch[0, : len(values)] = values
+    batch[0, len(values) :] = fill
+    return batch
 
 
 def _entries(hull: Hull) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ Legend: H hull vertices, P polygons, C corners of all polygons (lanes), m lanes 
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 
 def contact_corners(
@@ -31,41 +31,51 @@ def contact_corners(
     turn = np.arange(len(corners)) - base
     quad = (turn + np.arange(4)[:, None]) % count
     quad[3, count == 3] = quad[0, count == 3]
-    lanes = np.flatnonzero(count > 4)
-    if len(lanes):
-        quad[:, lanes] = _climb(quad[:, lanes], base[lanes], count[lanes], vertices[corners])
-    return corners[base + quad].T
+    quad += base
+    large = np.flatnonzero(count > 4)
+    if len(large):
+        after = np.zeros(len(corners), np.int64)
+        after[large] = quad[1, large]
+        quad[:, large] = _climb(quad[:, large], after, vertices[corners])
+    return corners[quad].T
 
 
-def _climb(quad, base, count, points: Float[np.ndarray, "C 3"]) -> Int[np.ndarray, "4 m"]:
-    """Quadrilaterals (indices within their polygon) advanced to where their area stops growing."""
-    # One array an axis: the loop below is all small arithmetic.
+def _climb(
+    quad: Int[np.ndarray, "4 m"], after: Int[np.ndarray, " C"], points: Float[np.ndarray, "C 3"]
+) -> Int[np.ndarray, "4 m"]:
+    """Advances quadrilaterals to where their area stops growing.
+
+    Each lane tries its side: the last corner first, after a gain the third for as long as it gains,
+    then the second likewise, then the last again, until that one gains nothing.
+
+    Args:
+        quad: four corners a lane.
+        after: the next corner around the polygon.
+        points: where the corners are.
+    """
     axes = np.ascontiguousarray(points.T)
-    area = _area(axes, base + quad)
-
-    def advance(side: int, lanes: Int[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
-        """Moves corner `side` on by one in those of `lanes` that gain area; returns these."""
-        ahead = quad[:, lanes]
-        ahead[side] = (ahead[side] + 1) % count[lanes]
-        grown = _area(axes, base[lanes] + ahead)
-        gains: Bool[np.ndarray, " m"] = grown > area[lanes]
-        moved = lanes[gains]
-        quad[side, moved] = ahead[side, gains]
-        area[moved] = grown[gains]
-        return moved
-
-    climbing = np.arange(quad.shape[1])
-    while len(climbing):
-        climbing = advance(3, climbing)
-        for side in (2, 1):
-            inner = climbing
-            while len(inner):
-                inner = advance(side, inner)
-    return quad
+    final = quad.copy()
+    lanes = np.arange(quad.shape[1])
+    side = np.full(len(lanes), 3)
+    area = _area(axes, quad)
+    while len(lanes):
+        ahead = quad.copy()
+        here = side, np.arange(len(lanes))
+        ahead[here] = after[quad[here]]
+        grown = _area(axes, ahead)
+        gains = grown > area
+        quad, area = np.where(gains, ahead, quad), np.where(gains, grown, area)
+        done = (side == 3) & ~gains
+        side = np.where(gains, np.minimum(side, 2), np.where(side == 1, 3, side - 1))
+        if done.any():
+            final[:, lanes[done]] = quad[:, done]
+            lanes, side, area, quad = lanes[~done], side[~done], area[~done], quad[:, ~done]
+    return final
 
 
 def _area(axes: Float[np.ndarray, "3 C"], quad: Int[np.ndarray, "4 m"]) -> Float[np.ndarray, " m"]:
-    a, b, c, d = (axes[:, corner] for corner in quad)
-    (x, y, z), (u, v, w) = c - a, d - b
+    a, b, c, d = quad
+    x, y, z = (axis[c] - axis[a] for axis in axes)
+    u, v, w = (axis[d] - axis[b] for axis in axes)
     i, j, k = y * w - z * v, z * u - x * w, x * v - y * u
     return 0.5 * np.sqrt(i * i + j * j + k * k)

@@ -9,8 +9,6 @@ import dataclasses
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
 from scipy.spatial import ConvexHull, QhullError
 
 from sim_mjx.bodies import BodyError
@@ -94,12 +92,15 @@ def _merge(
 
 def _components(count: int, left: Int[np.ndarray, " _"], right: Int[np.ndarray, " _"]):
     """The connected component of each triangle, numbered by their first members."""
-    if not len(left):
-        return np.arange(count)
-    order = np.argsort(left, kind="stable")
-    start = np.concatenate([[0], np.cumsum(np.bincount(left, minlength=count))])
-    graph = csr_array((np.ones(len(left)), right[order], start), shape=(count, count))
-    return connected_components(graph, directed=False)[1]
+    root = np.arange(count)
+    while True:
+        a, b = root[left], root[right]
+        if (a == b).all():
+            break
+        np.minimum.at(root, np.maximum(a, b), np.minimum(a, b))
+        while (root[root] != root).any():
+            root = root[root]
+    return (np.cumsum(root == np.arange(count)) - 1)[root]
 
 
 def _outlines(

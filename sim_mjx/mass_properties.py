@@ -87,8 +87,9 @@ def _integrate(
     the second pass, with the apex at the centre of mass, counts for volume and inertia.
     """
     a, b, c = (vertices.take(triangles[:, k], axis=0) for k in range(3))
-    cross = np.cross(b - a, c - a)
-    area = 0.5 * np.linalg.norm(cross, axis=1)
+    cross = _cross(b - a, c - a)
+    x, y, z = cross.T
+    area = 0.5 * np.sqrt(x * x + y * y + z * z)
     if not area.sum() > 0:
         return 0.0, np.zeros(3), np.zeros((3, 3))
     apex = area @ ((a + b + c) / 3) / area.sum()
@@ -106,6 +107,16 @@ def _integrate(
     second += np.einsum("ni,nj->ij", share[:, None] * total, total)
     tensor = (np.trace(second) * np.eye(3) - second) / 20
     return float(share.sum()), com, tensor
+
+
+def _cross(
+    first: Float[np.ndarray, "F 3"], second: Float[np.ndarray, "F 3"]
+) -> Float[np.ndarray, "F 3"]:
+    """As np.cross, in half its time."""
+    (x, y, z), (u, v, w) = np.ascontiguousarray(first.T), np.ascontiguousarray(second.T)
+    product = np.empty_like(first)
+    product[:, 0], product[:, 1], product[:, 2] = y * w - z * v, z * u - x * w, x * v - y * u
+    return product
 
 
 def _volumes(
