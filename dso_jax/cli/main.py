@@ -30,6 +30,11 @@ COMMANDS = {
         "the whole method on the embedded world: sample, drop, fine-tune, compare",
         "dso demo --seeds 1 --out runs/demo",
     ),
+    "sample": Command(
+        "dso_jax.cli.sample",
+        "one picture in, one mesh out, and whether it stands",
+        "dso sample chair.png --base TRELLIS-image-large --out chair.glb",
+    ),
     "label": Command(
         "dso_jax.cli.label",
         "drop meshes in the simulator and write which of them stand",
