@@ -211,10 +211,10 @@ def _rule_of(name: str) -> Rule | None:
 
 
 def _infer(directory: Path, tensors: Mapping[str, np.ndarray], lora: LoRAConfig) -> dict:
-    """The adapter's tree of shapes from its names: as many blocks as the highest index says."""
+    """The adapter's tree of shapes from its names: as many blocks as there are numbers of them."""
     leaves: dict[str, tuple[int, ...]] = {}
     stacked: set[str] = set()
-    blocks = 0
+    blocks: set[int] = set()
     for name, tensor in tensors.items():
         rule = _rule_of(name)
         if rule is None or (found := rule.to_ours(name)) is None or tensor.ndim != 2:
@@ -224,13 +224,13 @@ def _infer(directory: Path, tensors: Mapping[str, np.ndarray], lora: LoRAConfig)
         leaves[path] = (fan_in, lora.rank) if path.endswith("lora_A") else (lora.rank, out)
         if block is not None:
             stacked.add(path)
-            blocks = max(blocks, block + 1)
+            blocks.add(block)
     modules = Counter(path.rsplit("/", 1)[0] for path in leaves)
     for module, halves in modules.items():
         if halves != 2:
             raise WeightError(f"{directory / WEIGHTS}: {module} has only one of lora_A and lora_B")
     tree = {
-        path: jax.ShapeDtypeStruct((blocks, *shape) if path in stacked else shape, np.float32)
+        path: jax.ShapeDtypeStruct((len(blocks), *shape) if path in stacked else shape, np.float32)
         for path, shape in leaves.items()
     }
     return convert.unflatten(tree)

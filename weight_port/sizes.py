@@ -72,7 +72,7 @@ def vae(
     def size(name: str, axis: int) -> int:
         return _size(shapes, source, target, name, axis, 5)
 
-    tower = range(1 + max(_numbers(shapes, "blocks"), default=-1))
+    tower = sorted(_numbers(shapes, "blocks"))
     resampling = [f"blocks.{i}.conv.weight" for i in tower if f"blocks.{i}.conv.weight" in shapes]
     if not resampling:
         raise WeightError(f"{source}: a structure VAE of one level: encoder or decoder cannot tell")
@@ -84,8 +84,8 @@ def vae(
     )
     sizes: dict[str, Any] = {
         "channels": channels,
-        "num_res_blocks": int(resampling[0].split(".")[1]),
-        "num_res_blocks_middle": 1 + max(_numbers(shapes, "middle_block"), default=-1),
+        "num_res_blocks": tower.index(int(resampling[0].split(".")[1])),
+        "num_res_blocks_middle": len(_numbers(shapes, "middle_block")),
     }
     if decodes:
         latent, out = size("input_layer.weight", 1), size("out_layer.2.weight", 0)
@@ -109,10 +109,11 @@ def _refuse(source: str, target: str, problem: Problem) -> NoReturn:
 
 
 def _blocks(rules: tuple[Rule, ...], shapes: Shapes) -> int:
-    found = [place[1] for rule in rules for name in shapes if (place := rule.to_ours(name))]
-    return 1 + max((block for block in found if block is not None), default=0)
+    """Counted, not the highest number: one misnamed tensor must not make millions of blocks."""
+    found = {place[1] for rule in rules for name in shapes if (place := rule.to_ours(name))}
+    return max(1, len(found - {None}))
 
 
-def _numbers(shapes: Shapes, part: str) -> list[int]:
+def _numbers(shapes: Shapes, part: str) -> set[int]:
     names = (name.split(".") for name in shapes if name.startswith(f"{part}."))
-    return [int(words[1]) for words in names if words[1].isdigit()]
+    return {int(words[1]) for words in names if words[1].isdecimal()}

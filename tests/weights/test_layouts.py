@@ -237,6 +237,10 @@ TO_Q = f"{PREFIX}blocks.0.cross_attn.to_q"
             r"dtype +base_model\.model\.out_layer\.bias is int64",
         ),
         (lambda t: {n.removeprefix(PREFIX): v for n, v in t.items()}, "missing +base_model"),
+        (
+            lambda t: {n.replace("blocks.1.", "blocks.4000000."): v for n, v in t.items()},
+            r"unexpected +base_model\.model\.blocks\.4000000",
+        ),
     ],
 )
 def test_partial_dso_checkpoints_are_refused(dso_file, change, message):
@@ -254,6 +258,10 @@ def test_partial_dso_checkpoints_are_refused(dso_file, change, message):
         ({"module.pos_emb": np.zeros((1, 2))}, "DistributedDataParallel"),
         ({"pos_emb": np.zeros(8, np.float32)}, r"shape +pos_emb is \(8,\), expected 2 axes"),
         ({"input_layer.weight": np.zeros((4, 2))}, "one level"),
+        (
+            {"blocks.4000000.conv.weight": np.zeros((8, 1, 3, 3, 3), np.float32)},
+            "missing +input_layer.weight",
+        ),
         (
             {"base_model.model.blocks.0.cross_attn.to_q.lora_A.weight": np.zeros((2, 3))},
             r"give its folder, with adapter_config\.json",
