@@ -24,6 +24,8 @@ REQUIRED += ("trimesh", "numpy", "scipy", "scikit-image", "pyarrow", "safetensor
 OPTIONAL = {
     "torch": ("reading .pt files, parity tests, benchmarks against torch", "torch"),
     "peft": ("checking exported adapters with PEFT itself", "torch"),
+    "huggingface_hub": ("generators by their name on the Hugging Face hub", "hub"),
+    "onnxruntime": ("removing the background of images without transparency", "background"),
 }
 ATTENTION: tuple[Literal["xla", "cudnn"], ...] = ("xla", "cudnn")
 TOYBOX_PARTS = ("flow", "decoder", "encoder")
