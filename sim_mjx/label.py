@@ -11,12 +11,14 @@ import glob
 import json
 import os
 import pathlib
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sim_mjx import engines, meshes, rows
+from sim_mjx import engines, mesh_files, rows
+from sim_mjx.drop import Step
 from sim_mjx.prepare import prepare
 from sim_mjx.protocol import Protocol
 from sim_mjx.rows import PERTURBED, SCHEMA, Progress, Task
@@ -39,7 +41,7 @@ def expand_paths(patterns: Sequence[str]) -> list[pathlib.Path]:
         path = pathlib.Path(pattern)
         if path.is_dir():
             files = sorted(p for p in path.rglob("*") if _is_mesh(p))
-            missing = f"{pattern}: no mesh file in this folder ({', '.join(meshes.UP_AXIS)})"
+            missing = f"{pattern}: no mesh file in this folder ({', '.join(mesh_files.UP_AXIS)})"
         elif path.is_file():
             files, missing = [path], ""
         else:
@@ -57,6 +59,7 @@ def label_files(
     protocol: Protocol,
     *,
     engine: str = "mjx",
+    step: Step = "slim",
     workers: int | None = 0,
     progress: Progress | None = None,
 ) -> pa.Table:
@@ -66,6 +69,7 @@ def label_files(
         paths: mesh files.
         protocol: what is simulated and what counts as stable.
         engine: `mjx`, or `mujoco` for C MuJoCo.
+        step: of MJX, see `sim_mjx.drop`.
         workers: processes that read files; 0 reads in this one, None takes all cores.
         progress: called while files are read and while objects come to rest.
 
@@ -73,7 +77,7 @@ def label_files(
         A table with `SCHEMA`, one row a file, in order; the protocol's fields are in the schema's
         metadata.
     """
-    task, report = Task(protocol, engines.resolve(engine)), progress or (lambda *_: None)
+    task, report = Task(protocol, engines.resolve(engine, step)), progress or (lambda *_: None)
     block = []
     for item in prepare(paths, protocol, workers=workers):
         report("read", 1)
@@ -94,7 +98,7 @@ def write_labels(table: pa.Table, path: pathlib.Path) -> None:
 
 def write_whole(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
     """Lets `write` fill a file beside `path` and renames it once its data are on the disk."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")
     try:
         write(part)
         with part.open("rb+") as file:
@@ -105,4 +109,4 @@ def write_whole(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> No
 
 
 def _is_mesh(path: pathlib.Path) -> bool:
-    return path.is_file() and path.suffix.lower().lstrip(".") in meshes.UP_AXIS
+    return path.is_file() and path.suffix.lower().lstrip(".") in mesh_files.UP_AXIS
