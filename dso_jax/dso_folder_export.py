@@ -21,7 +21,7 @@ from dso_jax.samples import read_samples
 from dso_jax.store import SAMPLES, Dataset
 from sim_mjx import dso_outputs
 
-Progress = Callable[[int], None]
+Progress = Callable[[int, int], None]  # samples dealt with, and of how many
 
 
 class Exported(NamedTuple):
@@ -44,7 +44,7 @@ def export_folder(dataset: Dataset, out: Path, *, progress: Progress | None = No
     """Writes `dataset` into the folder `out` in DSO's layout, going on where it stopped.
 
     Args:
-        progress: called with the number of samples dealt with.
+        progress: called with the number of samples dealt with so far, and of all.
 
     Raises:
         UsageError: names, numbers or labels that the layout cannot hold, one image with two
@@ -56,12 +56,14 @@ def export_folder(dataset: Dataset, out: Path, *, progress: Progress | None = No
     objects = _objects(dataset)
     _begin(dataset, out)
     complete = int(samples["sample"].max()) + 1
+    passed = 0
     for name, rows in objects.items():
         folder = out / name
         if not folder.exists():
             _write_object(dataset, rows, folder, angles, complete)
+        passed += len(rows)
         if progress:
-            progress(len(rows))
+            progress(passed, len(dataset))
     first = dataset.latent(0).dtype.name
     return Exported(
         objects=len(objects),

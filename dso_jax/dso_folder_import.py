@@ -8,6 +8,7 @@ a killed import that is started again ends with the same folder.
 from __future__ import annotations
 
 import itertools
+import logging
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,9 +25,11 @@ from dso_jax.errors import UsageError
 from dso_jax.shards import all_finite
 from dso_jax.store import NO_CONDITION, DatasetWriter
 
+logger = logging.getLogger(__name__)
+
 READERS = 8  # files in flight: a network disk needs them, a local one does not mind
 
-Progress = Callable[[int], None]
+Progress = Callable[[int, int], None]  # samples dealt with, and of how many
 
 
 class Report(NamedTuple):
@@ -51,11 +54,11 @@ def import_folder(
     """Reads the DSO data folder `source` into the dataset folder `out`, going on where it stopped.
 
     A sample is imported if its latent can be read. Without a label it is `invalid`, and without a
-    condition it has none; both are kept.
+    condition it has none; both are kept. Every problem is logged as it is met.
 
     Args:
         strict: stop at the first shard with a problem, before it is written.
-        progress: called with the number of samples dealt with.
+        progress: called with the number of samples dealt with so far, and of all.
 
     Raises:
         UsageError: the source has no readable latent or condition, the dataset folder was begun by
@@ -72,21 +75,28 @@ def import_folder(
     done = writer.keys
     problems = dict.fromkeys(missing_files(source, objects, origin))
     labels: Counter[str] = Counter()
+    found, passed = sum(len(files.latents) for files in objects), 0
+    for problem in problems:
+        logger.warning(problem)
     with ThreadPoolExecutor(READERS) as pool:
         for group in plan(objects, origin, *layouts):
             todo = [sample for sample in group.samples if _our_key(sample, origin) not in done]
             if todo:
                 shard = _Shard(Group(todo, group.views), *layouts, pool)
-                problems |= dict.fromkeys(shard.read_labels())
+                for problem in shard.read_labels():
+                    if problem not in problems:  # each shard of an object reads its labels
+                        logger.warning(problem)
+                        problems[problem] = None
                 if strict and problems:
                     first = next(iter(problems))
                     raise UsageError(f"--strict: {first}; {len(writer)} samples were imported")
                 labels += shard.write(writer, origin)
+            passed += len(group.samples)
             if progress:
-                progress(len(group.samples))
+                progress(passed, found)
     if not len(writer):
         raise UsageError(f"{source}: nothing could be imported, first {next(iter(problems))}")
-    return Report(sum(len(files.latents) for files in objects), len(done), labels, list(problems))
+    return Report(found, len(done), labels, list(problems))
 
 
 class _Shard:

@@ -62,8 +62,8 @@ class Dataset:
             raise UsageError(f"{self.folder}: no such dataset folder")
         self.meta = read_meta(self.folder)
         self.fingerprint, self.samples = read_samples(self.folder / SAMPLES)
-        self.latent_shape = _shape(self.folder, self.meta, "latent_shape")
-        self.condition_shape = _shape(self.folder, self.meta, "condition_shape")
+        self.latent_shape = row_shape(self.folder, self.meta, "latent_shape")
+        self.condition_shape = row_shape(self.folder, self.meta, "condition_shape")
         # The image of a sample that came from elsewhere may be gone.
         self.has_condition = self.samples["condition_row"] != NO_CONDITION
         self._shards = {
@@ -110,7 +110,7 @@ class Dataset:
 
     def _open(self, kind: str, number: int) -> Shard:
         shape = self.latent_shape if kind == "latents" else self.condition_shape
-        shard = Shard.open(_shard_path(self.folder, kind, number), kind, shape)
+        shard = Shard.open(shard_path(self.folder, kind, number), kind, shape)
         rows = self.samples[ROW_COLUMNS[kind]][self.samples["shard"] == number]
         least = NO_CONDITION if kind == "conditions" else 0
         if rows.min() < least or rows.max() >= len(shard.rows):
@@ -142,6 +142,8 @@ class DatasetWriter:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"{self.folder}: cannot be made ({error.strerror})") from None
+        for left in self.folder.glob(".*.tmp"):  # by a writer that was killed; gigabytes, perhaps
+            left.unlink()
         if (self.folder / SAMPLES).exists():
             self._resume()
 
@@ -176,8 +178,8 @@ class DatasetWriter:
             "latent_shape": list(latents.shape[1:]),
             "condition_shape": list(conditions.shape[1:]),
         }
-        write_shard(_shard_path(self.folder, "latents", shard), {"latents": latents})
-        write_shard(_shard_path(self.folder, "conditions", shard), {"conditions": conditions})
+        write_shard(shard_path(self.folder, "latents", shard), {"latents": latents})
+        write_shard(shard_path(self.folder, "conditions", shard), {"conditions": conditions})
         if shard == 0:
             self.meta |= shapes
             text = json.dumps(self.meta, indent=2) + "\n"
@@ -229,7 +231,8 @@ class DatasetWriter:
         return columns
 
 
-def _shard_path(folder: Path, kind: str, shard: int) -> Path:
+def shard_path(folder: Path, kind: str, shard: int) -> Path:
+    """Where a shard of latents or conditions is."""
     return folder / f"{kind}-{shard:05d}.safetensors"
 
 
@@ -252,7 +255,12 @@ def read_meta(folder: Path) -> dict[str, Any]:
     return meta
 
 
-def _shape(folder: Path, meta: Mapping[str, Any], key: str) -> tuple[int, ...]:
+def row_shape(folder: Path, meta: Mapping[str, Any], key: str) -> tuple[int, ...]:
+    """Shape of a shard's rows, from meta.json's `latent_shape` or `condition_shape`.
+
+    Raises:
+        UsageError: it says nothing of use.
+    """
     shape = meta.get(key)
     if not isinstance(shape, list) or not all(isinstance(size, int) for size in shape):
         raise UsageError(f"{folder / 'meta.json'}: {key} is {shape!r}, expected a list of sizes")
