@@ -53,14 +53,14 @@ def hull_body(
     start = np.cumsum(count) - count
     polygons = HullPolygons(
         # Padded points repeat point 0, table and all: the same contact whichever is found first.
-        start=_padded(start, bucket.points, 0, np.int32),
-        count=_padded(count, bucket.points, count[0], np.int32),
-        normals=_padded(normals[faces], bucket.entries, 0.0, np.float32),
-        contacts=_padded(corners, bucket.entries, 0, np.int32),
+        start=padded(start, bucket.points, 0, np.int32),
+        count=padded(count, bucket.points, count[0], np.int32),
+        normals=padded(normals[faces], bucket.entries, 0.0, np.float32),
+        contacts=padded(corners, bucket.entries, 0, np.int32),
         window=bucket.window,
     )
     return RigidBody(
-        points=_padded(points, bucket.points, points[0], np.float32),
+        points=padded(points, bucket.points, points[0], np.float32),
         mass=np.array([density * mass.volume]),
         com=mass.com[None],
         inertia=moments[None],
@@ -70,7 +70,7 @@ def hull_body(
     )
 
 
-def _padded(values: np.ndarray, length: int, fill, dtype: type) -> np.ndarray:
+def padded(values: np.ndarray, length: int, fill, dtype: type) -> np.ndarray:
     """A batch of one, filled up to `length`."""
     batch = np.empty((1, length, *values.shape[1:]), dtype)
     batch[0, : len(values)] = values

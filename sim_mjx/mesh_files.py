@@ -50,7 +50,6 @@ _PARSE_ERRORS = (
     EOFError,
     ImportError,  # a codec guesser for text that is no text
     LookupError,
-    MemoryError,  # headers that promise billions of vertices
     OSError,  # files that a glTF names beside itself
     RuntimeError,
     SyntaxError,  # XML parsers
@@ -112,6 +111,8 @@ def read_triangles(path: pathlib.Path, data: bytes) -> Triangles:
         raise
     except gltf.PackedError as error:
         raise BodyError("unsupported", f"{path}: {error}") from error
+    except MemoryError as error:  # also headers that promise billions of vertices
+        raise BodyError("too_large", f"{path}: needs too much memory") from error
     except (*_PARSE_ERRORS, *_late_errors(kind)) as error:
         raise BodyError("not_a_mesh", f"{path}: not a readable {kind} file: {error}") from error
     if not len(vertices) or not len(triangles):

@@ -13,12 +13,13 @@ import pathlib
 import pickle
 from collections.abc import Generator, Iterable
 
-from sim_mjx import prepare_one
 from sim_mjx.bodies import RigidBody
+from sim_mjx.cache import CacheError, check_folder
+from sim_mjx.prepare_one import Preparer
 from sim_mjx.protocol import Protocol
 from sim_mjx.worker_pool import Failure, Limits, WorkerError, WorkerPool
 
-__all__ = ["Limits", "Prepared", "WorkerError", "prepare"]
+__all__ = ["CacheError", "Limits", "Prepared", "WorkerError", "prepare"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,11 +68,15 @@ def prepare(
         One entry a path.
 
     Raises:
+        CacheError: the cache's folder cannot be used.
         WorkerError: the worker processes cannot be started.
     """
+    if cache is not None:
+        check_folder(cache)
     if workers == 0:
+        prepare_file = Preparer(protocol, cache)
         for index, path in enumerate(map(pathlib.Path, paths)):
-            yield Prepared(index, path, *prepare_one.prepare_file(path, protocol, cache))
+            yield Prepared(index, path, *prepare_file(path))
         return
     settings = {"protocol": protocol, "cache": cache}
     with WorkerPool(map(pathlib.Path, paths), settings, workers, limits or Limits()) as pool:

@@ -5,6 +5,7 @@ A worker imports numpy, scipy and trimesh, never JAX.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pathlib
 import pickle
@@ -13,8 +14,9 @@ import struct
 import sys
 from typing import BinaryIO
 
-from sim_mjx import meshes
+from sim_mjx import mesh_files, meshes
 from sim_mjx.bodies import BodyError, RigidBody
+from sim_mjx.cache import BodyCache
 from sim_mjx.protocol import Protocol
 
 # sha256, body, reason, message: the fields of `prepare.Prepared` behind the path.
@@ -23,19 +25,48 @@ Outcome = tuple[str, RigidBody | None, str, str]
 _LENGTH = struct.Struct("<Q")
 
 
-def prepare_file(
-    path: pathlib.Path, protocol: Protocol, cache: pathlib.Path | None = None
-) -> Outcome:
-    """A body, or why there is none; whatever the file holds."""
-    try:
-        body = meshes.body_from_mesh(path, protocol)
-    except BodyError as error:
-        return meshes.sha256(path), None, error.reason, str(error)
-    except OSError as error:
-        return "", None, "unreadable", f"{path}: {error.strerror or error}"
-    except MemoryError:
-        return "", None, "crashed", f"{path}: out of memory"
-    return body.provenance[0].sha256, body, "", ""
+class Preparer:
+    """Makes the bodies of files under one protocol."""
+
+    def __init__(self, protocol: Protocol, cache: pathlib.Path | None = None):
+        self._protocol = protocol
+        self._cache = None if cache is None else BodyCache(cache, protocol)
+
+    def __call__(self, path: pathlib.Path) -> Outcome:
+        """A body, or why there is none; whatever the file holds."""
+        digest = ""
+        try:
+            data = mesh_files.read_bytes(path)
+            digest = hashlib.sha256(data).hexdigest()
+            body = self._body(path, data, digest)
+        except BodyError as error:
+            message = str(error).removeprefix(f"{path}: ")
+            return digest, None, error.reason, f"{path}: {message}"
+        except OSError as error:
+            return digest, None, "unreadable", f"{path}: {error.strerror or error}"
+        except MemoryError:
+            return digest, None, "crashed", f"{path}: out of memory"
+        return digest, body, "", ""
+
+    def _body(self, path: pathlib.Path, data: bytes, digest: str) -> RigidBody:
+        kind = mesh_files.kind_of(path)
+        cache = self._cache if mesh_files.is_whole(kind, data) else None
+        kept = cache.load(kind, digest, str(path)) if cache else None
+        if isinstance(kept, RigidBody):
+            return kept
+        if kept is not None:
+            reason, message = kept
+            raise BodyError(reason, message)
+        try:
+            mesh = meshes.mesh_from_bytes(path, data, digest)
+            body = meshes.body_from_triangles(mesh, self._protocol)
+        except BodyError as error:
+            if cache and error.reason != "too_large":  # a matter of this machine's memory
+                cache.store(kind, digest, str(path), (error.reason, str(error)))
+            raise
+        if cache:
+            cache.store(kind, digest, str(path), body)
+        return body
 
 
 def send(stream: BinaryIO, message: bytes) -> None:
@@ -63,13 +94,14 @@ def serve() -> None:
     if first is None:
         return
     settings = pickle.loads(first)
+    prepare_file = Preparer(settings["protocol"], settings["cache"])
     _limit_memory(settings["memory_bytes"])
     send(answers, b"ready")
     while (request := receive(requests)) is not None:
         # The default action of the alarm ends the process, in whatever C code it hangs, and even
         # when the parent is gone.
         signal.setitimer(signal.ITIMER_REAL, settings["seconds"])
-        outcome = prepare_file(pickle.loads(request), settings["protocol"], settings["cache"])
+        outcome = prepare_file(pickle.loads(request))
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         try:
             send(answers, pickle.dumps(outcome, pickle.HIGHEST_PROTOCOL))

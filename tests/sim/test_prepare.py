@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -17,12 +16,32 @@ from tests.sim import shapes
 MESHES = sorted((shapes.DATA / "meshes").glob("*.obj"))
 
 
+# Faults that a parser could have, by the name of the file.
+FAULTS = """
+import os, time
+from sim_mjx import mesh_files
+read = mesh_files.read_bytes
+def faulty(path):
+    if path.stem == "hang":
+        while True:
+            pass
+    if path.stem == "crash":
+        os.abort()
+    if path.stem == "grow":
+        bytearray(2**33)
+    return read(path)
+mesh_files.read_bytes = faulty
+from sim_mjx.prepare_one import serve
+"""
+
+
 @pytest.fixture
-def hanging(tmp_path):
-    """A file that nobody ever writes: opening it for reading waits for good."""
-    path = tmp_path / "pipe.obj"
-    os.mkfifo(path)
-    return path
+def faulty(monkeypatch, tmp_path):
+    """Files that hang, crash or overfeed the worker that reads them."""
+    program = worker_pool._PROGRAM.replace("from sim_mjx.prepare_one import serve", FAULTS)
+    assert program != worker_pool._PROGRAM
+    monkeypatch.setattr(worker_pool, "_PROGRAM", program)
+    return tmp_path / "hang.obj", tmp_path / "crash.obj", tmp_path / "grow.obj"
 
 
 def test_workers_give_what_this_process_gives(tmp_path):
@@ -42,16 +61,17 @@ def test_workers_give_what_this_process_gives(tmp_path):
     assert there[0].sha256 == meshes.sha256(MESHES[0])
 
 
-def test_a_hanging_and_a_crashing_file_are_rows(hanging, tmp_path):
-    """The pool goes on behind both. A worker with too little memory for a file loses only it."""
-    bomb = tmp_path / "bomb.obj"
-    with bomb.open("wb") as file:
-        file.truncate(2**30)  # sparse: a gigabyte of zeros to read
-    paths = [MESHES[0], hanging, bomb, *MESHES[1:4]]
-    limits = Limits(seconds=3.0, memory_bytes=2**30)
+def test_files_that_hang_crash_or_overfeed_a_worker_are_rows(faulty):
+    """The pool goes on behind each of them."""
+    hang, crash, grow = faulty
+    paths = [MESHES[0], hang, MESHES[1], crash, grow, *MESHES[2:4]]
+    limits = Limits(seconds=1.5, memory_bytes=2**31)
     rows = list(prepare(paths, shapes.EVAL, workers=1, limits=limits))
-    assert [row.reason for row in rows] == ["", "timeout", "crashed", "", "", ""]
-    assert all(row.body is None for row in rows[1:3])
+    assert [row.reason for row in rows] == ["", "timeout", "", "crashed", "crashed", "", ""]
+    assert [row.body is None for row in rows] == [bool(row.reason) for row in rows]
+    assert "hang.obj" in rows[1].message
+    assert "SIGABRT" in rows[3].message
+    assert "memory" in rows[4].message
 
 
 def test_a_worker_killed_from_outside_costs_no_row(monkeypatch):
@@ -103,7 +123,7 @@ def test_runs_ahead_by_a_bounded_number(monkeypatch):
     rows.close()
 
 
-def test_closing_early_leaves_no_process(hanging, monkeypatch):
+def test_closing_early_leaves_no_process(faulty, monkeypatch):
     started = []
     start = worker_pool.WorkerPool._start
 
@@ -112,7 +132,7 @@ def test_closing_early_leaves_no_process(hanging, monkeypatch):
         return started[-1]
 
     monkeypatch.setattr(worker_pool.WorkerPool, "_start", remember)
-    rows = prepare([MESHES[0], hanging, *MESHES], shapes.EVAL, workers=2)
+    rows = prepare([MESHES[0], faulty[0], *MESHES], shapes.EVAL, workers=2)
     next(rows)
     assert any(worker._process.poll() is None for worker in started)
     began = time.monotonic()
