@@ -11,7 +11,8 @@ from dso_jax.errors import UsageError
 from dso_jax.samples import read_samples
 from dso_jax.store import NO_CONDITION, SAMPLES, read_meta
 
-# Upper edges in degrees; 20 is where objects count as fallen.
+FALLEN = 20  # degrees from where an object counts as fallen
+# Upper edges of the histogram.
 EDGES = (1, 2, 5, 10, 15, 20, 25, 45, 90, 135, 180, 360)
 
 

@@ -20,8 +20,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from dso_jax.dataset_stats import EDGES, Stats
-from dso_jax.dso_folder_labels import STABLE_BELOW
+from dso_jax.dataset_stats import EDGES, FALLEN, Stats
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +121,7 @@ def histogram(stats: Stats) -> Table:
     for low, high in zip((0, *EDGES), EDGES, strict=False):
         count = stats.histogram[high]
         length = round(_WIDTH * count / largest) or int(count > 0)
-        style = "green" if high <= STABLE_BELOW else "red"
+        style = "green" if high <= FALLEN else "red"
         table.add_row(f"{name} {low:>3}..{high:<3}", Text("█" * length, style), f"{count:,}")
     return table
 
