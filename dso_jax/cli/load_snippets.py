@@ -57,7 +57,7 @@ def readme(layout: str, adapter: Checkpoint, base: str, sha256: str) -> str:
     facts = {
         "base": f"{base}, flow weights with sha256 {sha256}",
         "adapter": f"rank {lora.rank}, alpha {lora.alpha:g}, on {', '.join(lora.targets)}",
-        **adapter.metadata,
+        **dict(sorted(adapter.metadata.items())),
         "written by": f"dso-jax {__version__}",
     }
     lines = "\n".join(f"- {key}: {value}" for key, value in facts.items())
