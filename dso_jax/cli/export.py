@@ -11,7 +11,8 @@ from dso_jax.errors import UsageError
 ADAPTERS = {"best": "adapter-best", "last": "adapter"}  # in the order of preference
 _HELP = """\
 Write the adapter of a training run in a form that torch loads, and verify it: what was written is
-read again, and every tensor and one forward of the model are compared with base + adapter.
+read again, and every tensor and one forward of the model are compared with base + adapter (of a
+large model on a corner of its grid, which goes through the same weights).
 
 RUN is a run folder of `dso train` (config.yaml, adapter/, adapter-best/) or an adapter folder.
 """

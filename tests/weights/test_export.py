@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -183,6 +184,18 @@ def test_another_scale_in_what_was_written_is_seen(world):
     other = exporting.verify.velocity(FLOW, params, exporting.lora.LoRAConfig(3, 5.1))
     with pytest.raises(WeightError, match="one forward of what was written differs by"):
         exporting._exact(Path("x"), 1, other, expected)
+
+
+def test_a_large_grid_is_verified_on_its_corner(monkeypatch):
+    """The same as a model of that size with the positions of the corner, in every axis."""
+    base = exporting.load_base("toybox")  # 4^3 tokens, patch 2
+    monkeypatch.setattr(exporting.verify, "MAX_EDGE", 3)
+    found = exporting.verify.velocity(base.config, base.params)
+    assert found.shape == (1, 8, 6, 6, 6)
+    tokens = [16 * x + 4 * y + z for x, y, z in np.ndindex(3, 3, 3)]
+    params = {**base.params, "pos_emb": base.params["pos_emb"][np.array(tokens)]}
+    smaller = dataclasses.replace(base.config, resolution=6)
+    np.testing.assert_array_equal(found, exporting.verify.velocity(smaller, params))
 
 
 @pytest.mark.parametrize(
