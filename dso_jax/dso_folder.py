@@ -68,15 +68,19 @@ def find_objects(root: Path) -> list[ObjectFiles]:
     """Every object of a DSO data folder that has a latent, by name.
 
     Raises:
-        UsageError: there is none; the message says if `root` is a folder too low.
+        UsageError: there is none, and the message says if `root` is a folder too low; or a folder
+            cannot be listed.
     """
     if not root.is_dir():
         raise UsageError(f"{root}: no such folder")
     found = []
-    for category in _folders(root):
-        if category.name != ORIGIN:
-            listed = (list_object(category.name, folder) for folder in _folders(category))
-            found += [files for files in listed if files.latents]
+    try:
+        for category in _folders(root):
+            if category.name != ORIGIN:
+                listed = (list_object(category.name, folder) for folder in _folders(category))
+                found += [files for files in listed if files.latents]
+    except OSError as error:
+        raise UsageError(f"{error.filename}: cannot be listed ({error.strerror})") from error
     if not found:
         below = "IMG_sparse_sample_EEE.pt"
         hint = ""

@@ -112,9 +112,11 @@ def _read_angles(files: ObjectFiles, view: int, problems: list[str]) -> dict[Key
     if column.ndim == 0 or column.size != len(column):
         problems.append(f"{path}: has shape {column.shape}, expected (M, 1)")
         return {}
-    # Row j is the image's j-th mesh; where meshes were not kept, DSO's loader takes it as sample j.
+    # Row j is the image's j-th mesh. Meshes may not have been kept; they had a latent each.
     meshes = [sample for of, sample in files.meshes if of == view]
-    numbers = meshes if len(meshes) == len(column) else range(len(column))
+    kept = meshes if files.meshes else [sample for of, sample in files.latents if of == view]
+    # Otherwise row j is sample j: DSO's loader takes that for granted.
+    numbers = kept if len(kept) == len(column) else range(len(column))
     lost = [sample for sample in meshes if sample not in numbers]
     if lost:
         problems.append(f"{path}: {len(column)} angles for {len(meshes)} meshes")

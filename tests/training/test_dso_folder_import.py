@@ -176,17 +176,20 @@ def test_numbers_that_nobody_can_restore_are_reported(tmp_path, out):
     assert found["big/one", 128, 0]["status"] == found["big/one", 384, 0]["status"] == "invalid"
 
 
-def test_rows_of_angles_follow_the_meshes(tmp_path, out):
+@pytest.mark.parametrize("meshes", [True, False])
+def test_rows_of_angles_follow_the_meshes(tmp_path, out, meshes):
     """Sample 1 failed: DSO's second angle belongs to sample 2."""
-    dso_files.make(tmp_path / "dso", {"a/b": {0: [1.0, 2.0, 30.0]}})
+    dso_files.make(tmp_path / "dso", {"a/b": {0: [1.0, 2.0, 30.0]}}, meshes=meshes)
     folder = tmp_path / "dso/a/b"
-    for name in ("000_sparse_sample_001.pt", "000_001.glb", "model_info.npz"):
+    for name in ("000_sparse_sample_001.pt", "model_info.npz"):
         (folder / name).unlink()
+    (folder / "000_001.glb").unlink(missing_ok=True)
     np.save(folder / "000_angles.npy", np.array([[1.0], [30.0]]))
     assert import_folder(tmp_path / "dso", out).problems == []
     assert rows(Dataset(out))["a/b", 0, 2]["rotation_deg"] == 30.0
     # Three meshes for two angles: nobody knows whose they are.
-    (folder / "000_003.glb").write_bytes(b"glTF")
+    for number in (0, 2, 3):
+        (folder / f"000_00{number}.glb").write_bytes(b"glTF")
     problems = import_folder(tmp_path / "dso", tmp_path / "again").problems
     assert "000_angles.npy: 2 angles for 3 meshes" in problems[1]
     assert set(Dataset(tmp_path / "again").samples["status"]) == {"invalid"}
