@@ -1,9 +1,13 @@
-"""Mass, centre of mass and inertia of a triangle mesh, as MuJoCo's compiler computes them.
+"""Mass, centre of mass and inertia of a triangle mesh; all but `voxel` as MuJoCo's compiler does.
 
 The solid is summed from tetrahedra between each triangle and the surface's area centroid:
   legacy  absolute volumes; MuJoCo's default, over-counts concave and nested shapes, never fails
   exact   signed volumes; right for closed, consistently wound surfaces
   convex  exact, on the convex hull
+Or not from tetrahedra:
+  shell   the triangles themselves, of unit thickness
+  voxel   what the surface encloses, filled, on a grid: what a solid print weighs
+A mode that fails on a mesh is replaced by `convex`, and the reason is kept.
 
 Legend: N vertices, F triangles.
 """
@@ -18,6 +22,7 @@ from jaxtyping import Float, Int
 from sim_mjx.bodies import BodyError
 from sim_mjx.hull import Hull
 from sim_mjx.protocol import InertiaMode
+from sim_mjx.solid import solid_integrals
 
 # Less volume than this share of the bounding box's is a shell or a plate, not a solid.
 _THIN = 1e-9
@@ -28,9 +33,9 @@ class MassProperties:
     """Of unit density.
 
     Attributes:
-        volume: m^3.
+        volume: m^3; for `shell` m^2, the area.
         com: centre of mass, m.
-        tensor: inertia tensor about the centre of mass, m^5.
+        tensor: inertia tensor about the centre of mass, m^5 (`shell`: m^4).
         mode: how the numbers were made.
         fallback: why `mode` is not what was asked for, or None.
     """
@@ -56,11 +61,16 @@ def mass_properties(
     box = float(np.prod(np.ptp(vertices, axis=0)))
     # MuJoCo stores vertices in single precision before it integrates.
     single = vertices.astype(np.float32).astype(np.float64)
+    if mode == "shell":
+        return MassProperties(*_integrate_shell(single, triangles), mode)
     fallback = None
     if mode != "convex":
         fallback = winding_fault(triangles) if mode == "exact" else None
         if fallback is None:
-            volume, com, tensor = _integrate(single, triangles, absolute=mode == "legacy")
+            if mode == "voxel":
+                volume, com, tensor = solid_integrals(single, triangles)
+            else:
+                volume, com, tensor = _integrate(single, triangles, absolute=mode == "legacy")
             if volume > _THIN * box:
                 return MassProperties(volume, com, tensor, mode)
             fallback = "negative_volume" if volume < -_THIN * box else "no_volume"
@@ -107,6 +117,22 @@ def _integrate(
     second += np.einsum("ni,nj->ij", share[:, None] * total, total)
     tensor = (np.trace(second) * np.eye(3) - second) / 20
     return float(share.sum()), com, tensor
+
+
+def _integrate_shell(
+    vertices: Float[np.ndarray, "N 3"], triangles: Int[np.ndarray, "F 3"]
+) -> tuple[float, Float[np.ndarray, " 3"], Float[np.ndarray, "3 3"]]:
+    """Area, its centre, and inertia tensor about it, of a sheet of unit mass per area."""
+    corners = vertices.take(triangles, axis=0)
+    cross = _cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    area = 0.5 * np.linalg.norm(cross, axis=1)
+    com = area @ corners.mean(axis=1) / area.sum()
+    corners -= com
+    # Second moments of a triangle: (sum p p^T + s s^T) / 12.
+    total = corners.sum(axis=1)
+    second = np.einsum("f,fki,fkj->ij", area, corners, corners)
+    second += np.einsum("f,fi,fj->ij", area, total, total)
+    return float(area.sum()), com, (np.trace(second) * np.eye(3) - second) / 12
 
 
 def _cross(

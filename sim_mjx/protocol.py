@@ -19,7 +19,7 @@ import yaml
 
 Measure = Literal["tilt", "rotation"]
 ContactRule = Literal["c4", "skin"]
-InertiaMode = Literal["legacy", "exact", "convex"]
+InertiaMode = Literal["legacy", "exact", "convex", "shell", "voxel"]
 Scaling = Literal["unit", "none"]
 UpAxis = Literal["auto", "y", "z"]
 UpTurn = Literal["rotation", "swap"]
