@@ -8,6 +8,7 @@ row and not the job.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import pathlib
 import pickle
@@ -78,8 +79,8 @@ def prepare(
         for index, path in enumerate(map(pathlib.Path, paths)):
             yield Prepared(index, path, *prepare_file(path))
         return
-    settings = {"protocol": protocol, "cache": cache}
-    with WorkerPool(map(pathlib.Path, paths), settings, workers, limits or Limits()) as pool:
+    make = functools.partial(Preparer, protocol, cache)
+    with WorkerPool(map(pathlib.Path, paths), make, workers, limits or Limits()) as pool:
         for index, (path, outcome) in enumerate(pool):
             if isinstance(outcome, Failure):
                 message = f"{path}: {outcome.message}"

@@ -86,7 +86,10 @@ def receive(stream: BinaryIO) -> bytes | None:
 
 
 def serve() -> None:
-    """Answers paths on standard input with outcomes on standard output until the input ends."""
+    """Answers paths on standard input with outcomes on standard output until the input ends.
+
+    The first message holds the maker of the function that answers, and the limits.
+    """
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a parser prints must not end up between the answers
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's; we end with our input
@@ -94,14 +97,14 @@ def serve() -> None:
     if first is None:
         return
     settings = pickle.loads(first)
-    prepare_file = Preparer(settings["protocol"], settings["cache"])
+    work = settings["make"]()
     _limit_memory(settings["memory_bytes"])
     send(answers, b"ready")
     while (request := receive(requests)) is not None:
         # The default action of the alarm ends the process, in whatever C code it hangs, and even
         # when the parent is gone.
         signal.setitimer(signal.ITIMER_REAL, settings["seconds"])
-        outcome = prepare_file(pickle.loads(request))
+        outcome = work(pickle.loads(request))
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         try:
             send(answers, pickle.dumps(outcome, pickle.HIGHEST_PROTOCOL))

@@ -1,4 +1,4 @@
-"""A pool of worker processes whose members may crash or hang.
+"""A pool of worker processes whose members may crash or hang over a file.
 
 `concurrent.futures` gives up a whole pool when one process dies, and `multiprocessing` forks (not
 safe once JAX runs threads) or imports the user's main script again. Here each worker is a program
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from sim_mjx.drop import cores
@@ -27,7 +27,8 @@ from sim_mjx.prepare_one import receive, send
 
 # The package's own __init__ brings in JAX, which workers do without: they get an empty package.
 _PROGRAM = """
-import sys, types
+import os, sys, types
+sys.path.append(os.path.dirname(sys.argv[1]))
 package = types.ModuleType("sim_mjx")
 package.__path__ = [sys.argv[1]]
 sys.modules["sim_mjx"] = package
@@ -67,22 +68,30 @@ class Failure:
 
 
 class WorkerPool:
-    """Iterates over (path, answer) in the order of the paths; a context manager."""
+    """Iterates over (path, answer) in the order of the paths; a context manager.
+
+    Args:
+        paths: what a worker is given at a time: a path, or anything else that can be pickled.
+        make: called once in each worker, makes the function from a path to its answer; the answer
+            arrives pickled. Its module is imported there, so it should not bring in JAX.
+        workers: processes; None takes one a core.
+        limits: what one path may take.
+    """
 
     def __init__(
         self,
-        paths: Iterable[pathlib.Path],
-        settings: dict[str, Any],
+        paths: Iterable[Any],
+        make: Callable[[], Callable[[Any], Any]],
         workers: int | None,
         limits: Limits,
     ):
         self._paths = enumerate(paths)
-        self._first = pickle.dumps({**settings, **dataclasses.asdict(limits)})
+        self._first = pickle.dumps({"make": make, **dataclasses.asdict(limits)})
         self._state = threading.Condition()
         self._given = 0  # paths taken so far
         self._taken = 0  # answers that the consumer has had
         self._bytes = 0  # of answers waiting for the consumer
-        self._answers: dict[int, tuple[pathlib.Path, bytes | Failure]] = {}
+        self._answers: dict[int, tuple[Any, bytes | Failure]] = {}
         self._exhausted = False
         self._stopped = False
         self._error: BaseException | None = None
@@ -106,7 +115,7 @@ class WorkerPool:
         for thread in self._threads:
             thread.join()
 
-    def __iter__(self) -> Iterator[tuple[pathlib.Path, bytes | Failure]]:
+    def __iter__(self) -> Iterator[tuple[Any, bytes | Failure]]:
         while True:
             with self._state:
                 self._state.wait_for(self._next_is_known)
@@ -124,7 +133,7 @@ class WorkerPool:
         finished = self._exhausted and self._taken >= self._given
         return self._taken in self._answers or finished or self._error is not None
 
-    def _take(self, wait: bool) -> tuple[int, pathlib.Path] | None:
+    def _take(self, wait: bool) -> tuple[int, Any] | None:
         """The next path, or None: there is none (now, unless `wait`)."""
         with self._state:
             if wait:
@@ -154,7 +163,7 @@ class WorkerPool:
                 self._state.notify_all()
 
     def _work(self) -> None:
-        sent: collections.deque[tuple[int, pathlib.Path]] = collections.deque()
+        sent: collections.deque[tuple[int, Any]] = collections.deque()
         suspect = -1  # the file over which a worker has died once
         worker: _Worker | None = None
         try:
@@ -222,7 +231,7 @@ class _Worker:
             failure = self.end()
             raise WorkerError(f"a worker process does not start: {failure.message}")
 
-    def ask(self, path: pathlib.Path) -> None:
+    def ask(self, path: Any) -> None:
         self._send(pickle.dumps(path))
 
     def answer(self) -> bytes | None:
