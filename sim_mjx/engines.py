@@ -1,8 +1,8 @@
 """The engines that can drop a body, behind one interface.
 
 `mjx` is the default: its own step (`stock`) or the same equations written for one body (`slim`).
-`mujoco` is C MuJoCo on all cores. All take the same bodies under the same
-protocol and stop early by the same rule; a label stores which one made it.
+`mujoco` is C MuJoCo on all cores, `mujoco_warp` (optional) its port to CUDA. All take the same
+bodies under the same protocol and stop early by the same rule; a label stores which one made it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.metadata
+import importlib.util
 from collections.abc import Callable
 
 import jax
@@ -20,7 +21,7 @@ from sim_mjx.drop import Step, drop
 from sim_mjx.protocol import Protocol
 from sim_mjx.rest import Rest
 
-NAMES = ("mjx", "mujoco")
+NAMES = ("mjx", "mujoco", "mujoco_warp")
 # Files that are dropped together. What a block holds decides the slot of each body, and with it the
 # last bits of its result, so the number is recorded with a job and kept when it is resumed.
 CPU_BLOCK = 1024
@@ -86,4 +87,24 @@ def resolve(name: str = "mjx", step: Step = "slim") -> Engine:
         versions = f"{version('mujoco-mjx')} jax {jax.__version__} {step}"
         simulate = functools.partial(drop, step=step)
         return Engine(name, versions, device.device_kind, block, False, simulate)
+    if name == "mujoco_warp":
+        return _warp_engine()
     raise EngineError(f"engine {name!r}: expected one of {', '.join(NAMES)}")
+
+
+def _warp_engine() -> Engine:
+    missing = [name for name in ("mujoco_warp", "warp") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise EngineError(
+            f"engine mujoco_warp: {missing[0]} is not installed; "
+            "pip install mujoco-warp==4.0.0 warp-lang==1.19.0"
+        )
+    import warp  # pyright: ignore[reportMissingImports]
+
+    from sim_mjx import warp_engine
+
+    version = importlib.metadata.version
+    versions = f"{version('mujoco-warp')} warp {version('warp-lang')}"
+    device = warp.get_device()
+    block = ACCELERATOR_BLOCK if device.is_cuda else CPU_BLOCK
+    return Engine("mujoco_warp", versions, device.name, block, False, warp_engine.drop)

@@ -37,7 +37,8 @@ def parser() -> argparse.ArgumentParser:
     add("paths", nargs="*", metavar="PATHS", help="files, folders or globs")
     add("--out", metavar="FILE", help="parquet file to write")
     add("--protocol", default="dso-eval", metavar="NAME|YAML", help="default: dso-eval")
-    add("--engine", choices=("mjx", "mujoco"), default="mjx", help="default: mjx; mujoco is C")
+    engines = ("mjx", "mujoco", "mujoco_warp")
+    add("--engine", choices=engines, default="mjx", help="default: mjx; mujoco is C")
     add(
         "--mjx-step",
         choices=("slim", "stock"),

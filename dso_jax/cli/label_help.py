@@ -20,6 +20,7 @@ engines
              Newton, Euler) without what one free body on a plane has none of: joints, tendons,
              actuators, sensors. They agree to rounding, and slim is several times as fast.
   mujoco     C MuJoCo in double precision, on all cores; what the others are measured against
+  mujoco_warp  NVIDIA's MuJoCo for CUDA, if the packages mujoco-warp and warp-lang are installed
 
 columns
   path sha256 status reason stable tilt_deg rotation_deg margin_deg steps points mass inertia
