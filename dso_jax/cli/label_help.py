@@ -26,12 +26,17 @@ columns
   path sha256 status reason stable tilt_deg rotation_deg margin_deg steps points mass inertia
   inertia_fallback adjudicated tilt_first_deg protocol engine engine_version device
   status is rest, moving (still moving at the end) or invalid; an invalid row says why in `reason`
-  (not_a_mesh, unsupported, empty, nan_vertices, flat, unreadable, crashed, timeout, mujoco_rejects,
-  not_finite), and has no label. tilt_deg ignores yaw, rotation_deg counts it. margin_deg is the
+  (see below), and has no label. tilt_deg ignores yaw, rotation_deg counts it. margin_deg is the
   smallest angle by which the object, as it starts, would have to be tipped to fall; it needs no
   simulation. adjudicated: MJX came within 5 degrees of the threshold, or the object still moved, so
   the row is C MuJoCo's in double precision; tilt_first_deg is what MJX had. --no-adjudicate keeps
   MJX's own.
+
+reasons of invalid rows
+  unreadable, not_a_file, unsupported, not_a_mesh, empty, nan_vertices, flat: what the file is
+  scale: in raw units, larger or smaller than a simulation of metres can take
+  too_large, too_many_faces, timeout, crashed: costs more than one file may; the job goes on
+  mujoco_rejects, not_finite: the engine refused it, or could not finish
 
 perturbed starts: --perturb 0.04 --starts 100
   Each object is also dropped from 100 starts, turned by a random angle of up to 0.04 radians about

@@ -51,7 +51,7 @@ def test_what_cannot_be_opened_is_a_row(tmp_path):
     folder.mkdir()
     out = tmp_path / "labels.parquet"
     assert jobs.label([folder, tmp_path / "gone.obj", shapes.mesh_path("bread")], out)
-    assert jobs.table(out)["reason"].to_pylist() == ["unreadable", "unreadable", None]
+    assert jobs.table(out)["reason"].to_pylist() == ["not_a_file", "unreadable", None]
 
 
 @pytest.mark.parametrize("written", [0, 1, 3])
