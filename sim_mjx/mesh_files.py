@@ -106,7 +106,8 @@ def read_triangles(path: pathlib.Path, data: bytes) -> Triangles:
     if not data.strip(b" \t\r\n\0"):
         raise BodyError("empty", f"{path}: the file is empty")
     try:
-        vertices, triangles = _READERS.get(kind, _read_with_trimesh)(path, kind, data)
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found below
+            vertices, triangles = _READERS.get(kind, _read_with_trimesh)(path, kind, data)
     except BodyError:
         raise
     except gltf.PackedError as error:

@@ -29,6 +29,9 @@ _log = logging.getLogger(__name__)
 
 # Vertices closer than this are one: the decimal places that trimesh's merge compares.
 _WELD_DECIMALS = 8
+# Raw units must be metres within reason: what is larger takes longer to fall than a run lasts, what
+# is smaller falls within a few steps.
+_SIZES = (1e-3, 1e3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,9 +125,11 @@ def body_from_triangles(mesh: Mesh, protocol: Protocol) -> RigidBody:
     """The body of a loaded mesh, upright and scaled as the protocol says.
 
     Raises:
-        BodyError: `flat` if the vertices span no volume.
+        BodyError: `flat` if the vertices span no volume, `scale` if raw units cannot be metres.
     """
     vertices = start_vertices(mesh, protocol)
+    if protocol.scaling == "none":
+        _check_scale(vertices, mesh.source)
     hull = convex_hull(vertices)
     mass = mass_properties(vertices, mesh.triangles, hull, protocol.inertia)
     if mass.fallback:
@@ -164,6 +169,13 @@ def start_vertices(mesh: Mesh, protocol: Protocol) -> Float[np.ndarray, "N 3"]:
     if not extent > 0:
         raise BodyError("flat", f"{mesh.source}: all vertices coincide")
     return vertices * (0.5 / extent)
+
+
+def _check_scale(vertices: Float[np.ndarray, "N 3"], source: str) -> None:
+    side = float(np.ptp(vertices, axis=0).max())
+    if not _SIZES[0] <= side <= _SIZES[1]:
+        hint = "; in millimetres?" if side > _SIZES[1] else ""
+        raise BodyError("scale", f"{source}: {side:.4g} m from end to end{hint}")
 
 
 def upright(
