@@ -142,8 +142,11 @@ class DatasetWriter:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"{self.folder}: cannot be made ({error.strerror})") from None
-        for left in self.folder.glob(".*.tmp"):  # by a writer that was killed; gigabytes, perhaps
-            left.unlink()
+        # Left by a writer that was killed, gigabytes perhaps: ours end in .tmp, those of the
+        # safetensors library begin with it.
+        for pattern in (".*.tmp", ".tmp*"):
+            for left in self.folder.glob(pattern):
+                left.unlink()
         if (self.folder / SAMPLES).exists():
             self._resume()
 

@@ -58,7 +58,7 @@ labels
   negative at 128 (undone). A sample without an angle, or with NaN, is `invalid`: never drawn.
   An image without IMG_cond.pt keeps its samples; they are drawn under the object's other images.
 
-A killed import goes on where it stopped when it is started again. It takes up to 3 GiB of memory.
+A killed import goes on where it stopped when it is started again. It takes about 2 GiB of memory.
 
 exit codes
   0  imported; damaged files were named and left out

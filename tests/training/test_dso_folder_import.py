@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import shutil
 import sys
+import tracemalloc
 
 import ml_dtypes
 import numpy as np
@@ -312,6 +313,20 @@ def test_what_was_added_later_is_imported_too(source, out):
     dso_files.make(source, {"new/one": {0: [1.0, 30.0]}})
     report = import_folder(source, out)
     assert (report.there, report.found, len(Dataset(out))) == (17, 19, 19)
+
+
+def test_memory_holds_one_shard_whatever_the_size_of_the_folder(tmp_path, out, monkeypatch):
+    monkeypatch.setattr(dso_folder_plan, "SHARD_BYTES", 2**20)
+    monkeypatch.setattr(dso_files, "LATENT", (8, 16, 16, 16))  # 64 KiB
+    dso_files.make(tmp_path / "dso", {f"a/{i:02d}": {0: [1.0, 50.0, 2.0, 3.0]} for i in range(40)})
+    tracemalloc.start()
+    try:
+        import_folder(tmp_path / "dso", out)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert sum(path.stat().st_size for path in out.iterdir()) > 10 * 2**20
+    assert peak < 4 * 2**20  # a shard twice, and the tables
 
 
 @pytest.mark.parametrize(

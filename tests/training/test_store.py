@@ -76,6 +76,15 @@ def test_a_kill_between_shard_and_table_loses_only_that_append(tmp_path, monkeyp
     np.testing.assert_array_equal(Dataset(tmp_path).latent(5), latents[1])
 
 
+def test_the_next_writer_removes_what_a_killed_one_left(tmp_path):
+    DatasetWriter(tmp_path, {}).append(part(0, 4), *arrays(4))
+    before = sorted(tmp_path.iterdir())
+    for name in (".latents-00001.safetensors-x1.tmp", ".tmpAb3"):
+        (tmp_path / name).write_bytes(b"half")
+    DatasetWriter(tmp_path, {})
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_a_sample_may_lack_a_condition(tmp_path):
     latents, conditions = arrays(4)
     columns = part(0, 4) | {"condition_row": np.array([0, -1, -1, 1])}
