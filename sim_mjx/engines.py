@@ -25,7 +25,8 @@ NAMES = ("mjx", "mujoco", "mujoco_warp")
 # Files that are dropped together. What a block holds decides the slot of each body, and with it the
 # last bits of its result, so the number is recorded with a job and kept when it is resumed.
 CPU_BLOCK = 1024
-ACCELERATOR_BLOCK = 32768
+# A block ends with objects that roll for ten seconds beside empty slots: few large blocks.
+ACCELERATOR_BLOCK = 65536
 
 Drop = Callable[..., Rest]
 

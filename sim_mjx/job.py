@@ -34,7 +34,7 @@ from sim_mjx.rest import INVALID
 from sim_mjx.rows import Group, Progress, Task
 
 # Bodies held at once by one half-read block; a block of huge hulls is simulated in pieces.
-PIECE_BYTES = 2**31
+PIECE_BYTES = 2**32
 
 
 class InvalidFileError(ValueError):

@@ -41,7 +41,7 @@ def static_margin(
     """
     points = bodies.body_points()
     com = np.asarray(bodies.com, np.float64)
-    size = bodies.size()
+    size = (points.max(axis=1) - points.min(axis=1)).max(axis=1)
     both = [_margin(p, c, touch * s) for p, c, s in zip(points, com, size, strict=True)]
     margin, azimuth = np.array(both, np.float64).reshape(-1, 2).T
     return margin, azimuth

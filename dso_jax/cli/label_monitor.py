@@ -44,7 +44,8 @@ class Monitor:
         }
 
     def __enter__(self) -> Monitor:
-        self._bar.start()
+        if self._terminal:
+            self._bar.start()
         return self
 
     def __exit__(self, *exc_info) -> None:
