@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from dso_jax.errors import UsageError
+
+if TYPE_CHECKING:
+    from dso_jax.config import Config
 
 ADAPTERS = {"best": "adapter-best", "last": "adapter"}  # in the order of preference
 _HELP = """\
@@ -54,9 +57,15 @@ def main(argv: list[str]) -> int:
 
     with exporting.usage_errors(options.out):
         out = folders.check_new(options.out)
-        folder = _find_adapter(Path(options.run), options.adapter)
-        base = exporting.load_base(options.base or _recorded_base(Path(options.run)))
+        run = Path(options.run)
+        folder, config = _find_adapter(run, options.adapter), _config(run)
+        name = options.base or (config.base if config else None)
+        if name is None:
+            raise UsageError(f"export: {run} does not say what its base is; give --base")
+        base = exporting.load_base(name)
         adapter = layouts.read(folder, flow=base.config, base_sha256=base.sha256)
+        if config is not None:
+            exporting.check_trained(run, config.trainable, adapter, base)
         with folders.new_folder(out) as building:
             if options.layout == "peft":
                 found = exporting.write_peft(building, adapter, base)
@@ -87,14 +96,12 @@ def _find_adapter(run: Path, which: str) -> Path:
     )
 
 
-def _recorded_base(run: Path) -> str:
-    """The base in a run's config.yaml."""
+def _config(run: Path) -> Config | None:
+    """What a run folder says about itself; None if it is an adapter folder alone."""
     from dso_jax import config_io
 
     path = run / "config.yaml"
-    if not path.is_file():
-        raise UsageError(f"export: {run} does not say what its base is; give --base")
-    return config_io.load(path).base
+    return config_io.load(path) if path.is_file() else None
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +74,23 @@ def usage_errors(out: str) -> Iterator[None]:
     except OSError as error:
         place = error.filename or out
         raise UsageError(f"{place}: {error.strerror}; nothing was written to {out}") from error
+
+
+def check_trained(run: Path, trainable: Sequence[str], adapter: Checkpoint, base: Base) -> None:
+    """Refuses a run that trained weights of the base too: its adapter alone is not its model.
+
+    Args:
+      trainable: the run's patterns, see `lora.trainable_mask`.
+
+    Raises:
+      UsageError: names the patterns.
+    """
+    mask = lora.trainable_mask(_with(base, adapter), trainable)
+    if any(convert.flatten(lora.strip(mask)).values()):
+        raise UsageError(
+            f"{run}: trained weights of the base too (trainable: {', '.join(trainable)}); "
+            "only its checkpoints hold them, and the adapter without them is another model"
+        )
 
 
 def write_peft(folder: Path, adapter: Checkpoint, base: Base) -> str:

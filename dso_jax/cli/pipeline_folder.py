@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -52,13 +53,20 @@ def write(
         description, weights = (folder / f"{stems[role]}{suffix}" for suffix in SUFFIXES)
         description.parent.mkdir(parents=True, exist_ok=True)
         if role == pipeline.FLOW:
-            shutil.copyfile(sources[0], description)
+            _copy(sources[0], description)
             write_flow(weights)
         elif others == "link":
             description.symlink_to(sources[0].resolve())
             weights.symlink_to(sources[1].resolve())
         else:
             logger.info("copying %s (%.2f GB)", stem, sources[1].stat().st_size / 1e9)
-            shutil.copyfile(sources[0], description)
-            shutil.copyfile(sources[1], weights)
+            _copy(sources[0], description)
+            _copy(sources[1], weights)
     pipeline.write_json(folder / hub.PIPELINE, contents)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copies what is in a file; it is on the disk before the folder gets its name."""
+    shutil.copyfile(source, target)
+    with target.open("rb") as file:
+        os.fsync(file.fileno())

@@ -56,7 +56,7 @@ def match(
       The number of torch tensors; all of them match.
 
     Raises:
-      WeightError: names the tensors that do not.
+      WeightError: names the tensors that do not, or are not finite.
     """
     flat, other = convert.flatten(expected), convert.flatten(found)
     problems = []
@@ -65,7 +65,9 @@ def match(
         pairs = zip(*(slot.views(np.asarray(f[slot.path])) for f in (flat, other)), strict=True)
         for name, (a, b) in zip(slot.names, pairs, strict=True):
             a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
-            if not np.all(np.abs(a - b) <= unit * np.abs(a) + tiny):
+            if not np.all(np.isfinite(a)):
+                problems.append(Problem("value", name, "holds NaN or infinity"))
+            elif not np.all(np.abs(a - b) <= unit * np.abs(a) + tiny):
                 gap = np.abs(a - b).max()
                 problems.append(Problem("value", name, f"differs by up to {gap:.3g}"))
     if problems:

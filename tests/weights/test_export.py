@@ -198,6 +198,25 @@ def test_a_large_grid_is_verified_on_its_corner(monkeypatch):
     np.testing.assert_array_equal(found, exporting.verify.velocity(smaller, params))
 
 
+def test_a_run_that_trained_more_than_its_adapter_is_refused(world, tmp_path, capsys):
+    sha256 = layouts.sha256(world / f"base/{STEM}.safetensors")
+    folder = write_run(tmp_path / "run", sha256, str(world / "base"))
+    with (folder / "config.yaml").open("a") as file:
+        file.write("trainable: [lora, norm2]\n")
+    words = ("export", folder, "--layout", "peft", "--out", tmp_path / "out")
+    assert "trained weights of the base too (trainable: lora, norm2)" in refused(capsys, *words)
+
+
+def test_an_adapter_that_is_not_finite_is_named(world, tmp_path, capsys):
+    folder = write_run(tmp_path / "run", layouts.sha256(world / f"base/{STEM}.safetensors"))
+    path = folder / "adapter/adapter_model.safetensors"
+    tensors, texts = files.read(path)
+    name = "base_model.model.blocks.1.cross_attn.to_q.lora_B.weight"
+    files.write(path, {**tensors, name: tensors[name] * np.float32(np.nan)}, texts)
+    words = ("--layout", "peft", "--base", world / "base", "--out", tmp_path / "out")
+    assert f"{name} holds NaN" in refused(capsys, "export", folder / "adapter", *words)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

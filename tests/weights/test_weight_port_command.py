@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from dso_jax.models import DINOv2Config
 from tests.weights.layout_world import FLOW, random_state, same_bytes
 from weight_port import files, layouts
 from weight_port.__main__ import main
@@ -48,6 +49,17 @@ def test_torch_files_become_safetensors(tmp_path):
     torch.save({name: torch.from_numpy(value) for name, value in state.items()}, tmp_path / "f.pt")
     assert run(tmp_path / "f.pt", tmp_path / "f.safetensors") == 0
     same_bytes(dict(files.read(tmp_path / "f.safetensors").tensors), state)
+
+
+def test_dinov2_goes_from_one_set_of_names_to_the_other(tmp_path):
+    config = DINOv2Config(width=64, num_blocks=2, num_heads=1, patch_size=2, image_size=4)
+    state = random_state("dinov2", config)
+    files.write(tmp_path / "hub.safetensors", state, {"format": "pt"})
+    assert run(tmp_path / "hub.safetensors", tmp_path / "hf.safetensors", to="dinov2_hf") == 0
+    assert "embeddings.cls_token" in files.read(tmp_path / "hf.safetensors").tensors
+    assert run(tmp_path / "hf.safetensors", tmp_path / "again.safetensors", to="dinov2") == 0
+    again = (tmp_path / "again.safetensors").read_bytes()
+    assert again == (tmp_path / "hub.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import sys
 import textwrap
 
 PROGRAM = """
+    import dataclasses
     import sys
 
     for name in ("torch", "peft", "transformers"):
@@ -15,6 +16,7 @@ PROGRAM = """
     import jax
     from dso_jax.models import FlowConfig, LoRAConfig, init_flow, lora
     import weight_port
+    from weight_port import layouts, layouts_write
 
     config = FlowConfig(resolution=1, model_channels=6, cond_channels=2, num_blocks=1, num_heads=1)
     settings = LoRAConfig(rank=1, alpha=1.0)
@@ -24,6 +26,12 @@ PROGRAM = """
     weight_port.read_peft_adapter(sys.argv[1], flow=config)
     state = weight_port.to_torch("flow", config, lora.strip(params), half="bfloat16")
     weight_port.from_torch("flow", config, state)
+    adapter = layouts.read(sys.argv[1])
+    both = dataclasses.replace(adapter, config=config, params=params)
+    for layout in ("base", "dso", "merged"):
+        path = f"{sys.argv[1]}/{layout}.safetensors"
+        layouts_write.write(path, both, layout)
+        layouts.read(path)
     print("done")
 """
 
