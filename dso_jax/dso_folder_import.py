@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -76,13 +76,23 @@ def import_folder(
     problems = dict.fromkeys(missing_files(source, objects, origin))
     labels: Counter[str] = Counter()
     found, passed = sum(len(files.latents) for files in objects), 0
+
+    def advance(count: int) -> None:
+        nonlocal passed
+        passed += count
+        if progress and count:
+            progress(passed, found)
+
     for problem in problems:
         logger.warning(problem)
     with ThreadPoolExecutor(READERS) as pool:
         for group in plan(objects, origin, *layouts):
             todo = [sample for sample in group.samples if _our_key(sample, origin) not in done]
+            advance(len(group.samples) - len(todo))
             if todo:
-                shard = _Shard(Group(todo, group.views), *layouts, pool)
+                shard = _Shard(Group(todo, group.views), *layouts)
+                for _ in shard.read(pool):
+                    advance(1)
                 for problem in shard.read_labels():
                     if problem not in problems:  # each shard of an object reads its labels
                         logger.warning(problem)
@@ -91,9 +101,6 @@ def import_folder(
                     first = next(iter(problems))
                     raise UsageError(f"--strict: {first}; {len(writer)} samples were imported")
                 labels += shard.write(writer, origin)
-            passed += len(group.samples)
-            if progress:
-                progress(passed, found)
     if not len(writer):
         raise UsageError(f"{source}: nothing could be imported, first {next(iter(problems))}")
     return Report(found, len(done), labels, list(problems))
@@ -102,20 +109,34 @@ def import_folder(
 class _Shard:
     """A group while it is read."""
 
-    def __init__(
-        self, group: Group, latent: Layout, condition: Layout, pool: ThreadPoolExecutor
-    ) -> None:
+    def __init__(self, group: Group, latent: Layout, condition: Layout) -> None:
         needed = {(sample.files.name, sample.view) for sample in group.samples}
         self.views = [(files, view) for files, view in group.views if (files.name, view) in needed]
         self.samples = group.samples
         self.latents = latent.empty(len(self.samples))
         self.conditions = condition.empty(len(self.views))
-        paths = [sample.files.latent(sample.view, sample.number) for sample in self.samples]
-        paths += [files.condition(view) for files, view in self.views]
-        faults = list(pool.map(_fill, paths, itertools.chain(self.latents, self.conditions)))
-        self.problems = [fault for fault in faults if fault is not None]
-        good = np.array([fault is None for fault in faults], bool)
-        self.good, self.good_views = good[: len(self.samples)], good[len(self.samples) :]
+        self.good = np.zeros(len(self.samples), bool)
+        self.good_views = np.zeros(len(self.views), bool)
+        self.problems: list[str] = []
+
+    def read(self, pool: ThreadPoolExecutor) -> Iterator[None]:
+        """Reads latents and conditions; yields after each latent."""
+        jobs = []  # path, where its contents go, where it is noted that they are good
+        unread = {(files.name, view): row for row, (files, view) in enumerate(self.views)}
+        for row, sample in enumerate(self.samples):
+            files, view, number = sample
+            image = unread.pop((files.name, view), None)
+            if image is not None:
+                place = self.good_views, image
+                jobs.append((files.condition(view), self.conditions[image], place))
+            jobs.append((files.latent(view, number), self.latents[row], (self.good, row)))
+        faults = pool.map(_fill, *zip(*(job[:2] for job in jobs), strict=True))
+        for (_, _, (good, row)), fault in zip(jobs, faults, strict=True):
+            good[row] = fault is None
+            if fault is not None:
+                self.problems.append(fault)
+            if good is self.good:
+                yield
 
     def read_labels(self) -> list[str]:
         """Reads the label files; returns all that is wrong with this shard's files."""

@@ -76,13 +76,15 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
 def _lines(what: str) -> Callable[[int, int], None]:
     """Instead of a bar, a line now and then for the log of a job."""
     started = said = time.monotonic()
+    before = None  # what an earlier run had done is no measure of this one's rate
 
     def say(done: int, total: int) -> None:
-        nonlocal said
+        nonlocal before, said
         now = time.monotonic()
+        before = done if before is None else before
         if now - said >= LOG_SECONDS:
             said = now
-            rate = done / (now - started)
+            rate = (done - before) / (now - started)
             logger.info("%s: %d of %d samples, %.0f samples/s", what, done, total, rate)
 
     return say
