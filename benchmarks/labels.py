@@ -38,7 +38,7 @@ from sim_mjx.label import expand_paths
 from sim_mjx.meshes import Mesh, body_from_triangles
 from sim_mjx.plan import make_plan
 from sim_mjx.prepare import prepare
-from sim_mjx.rows import Task
+from sim_mjx.task import Task
 
 UNIQUE = 64  # different solids of a size
 CPU_SLOTS = (16, 64, 256)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import dataclasses
 import pathlib
 import threading
 import time
@@ -27,44 +26,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sim_mjx import label, rows
-from sim_mjx.perturb import body_bytes
+from sim_mjx.clock import Clock, compilation
+from sim_mjx.pieces import Piece, pieces
 from sim_mjx.plan import Plan, PlanError, discard
-from sim_mjx.prepare import Prepared, prepare
+from sim_mjx.prepare import prepare
 from sim_mjx.rest import INVALID
-from sim_mjx.rows import Group, Progress, Task
-
-# Bodies held at once by one half-read block; a block of huge hulls is simulated in pieces.
-PIECE_BYTES = 2**32
+from sim_mjx.rows import Group
+from sim_mjx.task import Progress, Task
 
 
 class InvalidFileError(ValueError):
     """A file without a label, where all must have one."""
-
-
-@dataclasses.dataclass
-class Clock:
-    """Seconds of a run, apart: bodies are made while others are simulated, so they overlap.
-
-    Attributes:
-        waiting: the engine had nothing to do, because no bodies were ready.
-        simulating: in the engine, compilation included.
-        compiling: of that, making or loading programs.
-        finishing: close calls, margins, rows and files.
-    """
-
-    waiting: float = 0.0
-    simulating: float = 0.0
-    compiling: float = 0.0
-    finishing: float = 0.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Piece:
-    """Files that are simulated together: a block, or a part of one with huge hulls."""
-
-    block: int
-    items: list[Prepared]
-    last: bool  # the block ends here
 
 
 def run(
@@ -82,7 +54,7 @@ def run(
     """Labels what is not labelled yet.
 
     Args:
-        plan: the files and blocks, see `plan.prepare_plan`.
+        plan: the files and blocks, see `plan.make_plan`.
         task: what is done with every file.
         out: the table; parts are kept in a folder beside it until all are there.
         shard: (i, n) takes every n-th block from the i-th on; by default this process's share of a
@@ -112,20 +84,20 @@ def run(
         contextlib.closing(prepare(paths, task.protocol, workers=workers, cache=cache)) as prepared,
         concurrent.futures.ThreadPoolExecutor(1, "read") as reader,
         concurrent.futures.ThreadPoolExecutor(1, "finish") as finisher,
-        _compilation(clock),
+        compilation(clock),
         _set_at_exit(stop),
     ):
         writer = _Writer(plan, task, out, strict, report, clock)
-        pieces = _pieces(plan, todo, prepared, stop, report)
-        ahead, behind = reader.submit(next, pieces, None), None
+        queue = pieces(plan, todo, prepared, stop, report)
+        ahead, behind = reader.submit(next, queue, None), None
         while (piece := _timed(ahead, clock)) is not None:
-            ahead = reader.submit(next, pieces, None)
+            ahead = reader.submit(next, queue, None)
             started = time.perf_counter()
             groups = rows.simulate(piece.items, task, report)
             clock.simulating += time.perf_counter() - started
             if behind is not None:
                 behind.result()
-            behind = finisher.submit(writer.finish, piece, groups)
+            behind = finisher.submit(writer.finish, piece.without_bodies(), groups)
         if behind is not None:
             behind.result()
     return merge(plan, task, out)
@@ -193,49 +165,11 @@ class _Writer:
         self.clock.finishing += time.perf_counter() - started
 
 
-def _pieces(
-    plan: Plan,
-    todo: Sequence[int],
-    prepared: Iterator[Prepared],
-    stop: threading.Event,
-    report: Progress,
-) -> Iterator[Piece]:
-    for block in todo:
-        items: list[Prepared] = []
-        held, left = 0, len(plan.paths(block))
-        while left:
-            if stop.is_set():
-                return
-            item = next(prepared)
-            report("read", 1)
-            items.append(item)
-            left -= 1
-            held += 0 if item.body is None else body_bytes(item.body)
-            if held > PIECE_BYTES or not left:
-                yield Piece(block, items, last=not left)
-                items, held = [], 0
-
-
 def _timed(piece: concurrent.futures.Future, clock: Clock) -> Piece | None:
     started = time.perf_counter()
     result = piece.result()
     clock.waiting += time.perf_counter() - started
     return result
-
-
-@contextlib.contextmanager
-def _compilation(clock: Clock) -> Iterator[None]:
-    """Adds to the clock what JAX says of its compilations."""
-
-    def listen(event: str, duration_secs: float, **_) -> None:
-        if event.startswith("/jax/core/compile/"):
-            clock.compiling += duration_secs
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from sim_mjx import engines, mesh_files, rows
 from sim_mjx.drop import Step
 from sim_mjx.prepare import prepare
 from sim_mjx.protocol import Protocol
-from sim_mjx.rows import PERTURBED, SCHEMA, Progress, Task
+from sim_mjx.task import PERTURBED, SCHEMA, Progress, Task
 
 __all__ = ["PERTURBED", "SCHEMA", "LabelError", "Progress", "Task", "expand_paths", "label_files"]
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sim_mjx.label import write_whole
-from sim_mjx.rows import Task
+from sim_mjx.task import Task
 
 FORMAT = "dso-jax-labels-1"
 _RECORD = "job.json"

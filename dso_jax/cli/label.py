@@ -78,7 +78,7 @@ def _task(options: argparse.Namespace):
     from sim_mjx import engines
     from sim_mjx.perturb import Perturbation
     from sim_mjx.protocol import Protocol
-    from sim_mjx.rows import Task
+    from sim_mjx.task import Task
 
     protocol = Protocol.resolve(options.protocol)
     if options.up is not None:

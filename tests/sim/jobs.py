@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sim_mjx import engines, job, plan
-from sim_mjx.rows import Task
+from sim_mjx.task import Task
 from tests.sim import shapes
 
 TASK = Task(shapes.FAST, engines.resolve("mujoco"))

@@ -197,7 +197,7 @@ def test_a_broken_part_is_named(files, tmp_path):
 def test_blocks_of_huge_hulls_are_simulated_in_pieces(files, undisturbed, tmp_path, monkeypatch):
     pieces = []
     simulate = job.rows.simulate
-    monkeypatch.setattr(job, "PIECE_BYTES", 30_000)
+    monkeypatch.setattr("sim_mjx.pieces.PIECE_BYTES", 30_000)
     monkeypatch.setattr(
         job.rows,
         "simulate",

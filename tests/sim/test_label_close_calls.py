@@ -12,6 +12,7 @@ from sim_mjx import concatenate, engines, referee, rows
 from sim_mjx.prepare import Prepared
 from sim_mjx.readjudicate import close_calls, readjudicate
 from sim_mjx.rest import Rest
+from sim_mjx.task import Task
 from tests.sim import shapes
 
 
@@ -82,10 +83,10 @@ def labelled(bodies, rest: Rest, adjudicate: bool, exact: bool = False) -> list[
     """Rows of bodies under an engine that always gives this result."""
     call = functools.partial(lambda rest, *arguments, progress: rest, rest)
     engine = engines.Engine("fixed", "1", "cpu", 8, exact, call)
-    task = rows.Task(shapes.EVAL, engine, adjudicate)
+    made = Task(shapes.EVAL, engine, adjudicate)
     block = [Prepared(i, shapes.DATA, "ab", bodies[i], "", "") for i in range(len(bodies))]
     silent = lambda stage, count: None  # noqa: E731
-    return rows.rows(block, rows.simulate(block, task, silent), task, silent).to_pylist()
+    return rows.rows(block, rows.simulate(block, made, silent), made, silent).to_pylist()
 
 
 def test_the_table_says_which_rows_are_the_referee_s(bodies):

@@ -14,7 +14,7 @@ from rich.console import Console
 from dso_jax.cli.label_monitor import Monitor
 from dso_jax.cli.main import main
 from sim_mjx import job, plan
-from sim_mjx.rows import PERTURBED, SCHEMA
+from sim_mjx.task import PERTURBED, SCHEMA
 from tests.sim import jobs, shapes
 
 QUICK = ("--engine", "mujoco", "--protocol", "fast", "--workers", "0", "--block", "4")

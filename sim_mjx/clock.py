@@ -1,0 +1,41 @@
+"""Where the seconds of a labelling job go."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+
+import jax
+
+
+@dataclasses.dataclass
+class Clock:
+    """Seconds of a run, apart: bodies are made while others are simulated, so they overlap.
+
+    Attributes:
+        waiting: the engine had nothing to do, because no bodies were ready.
+        simulating: in the engine, compilation included.
+        compiling: of that, making or loading programs.
+        finishing: close calls, margins, rows and files.
+    """
+
+    waiting: float = 0.0
+    simulating: float = 0.0
+    compiling: float = 0.0
+    finishing: float = 0.0
+
+
+@contextlib.contextmanager
+def compilation(clock: Clock) -> Iterator[None]:
+    """Adds to the clock what JAX says of its compilations."""
+
+    def listen(event: str, duration_secs: float, **_) -> None:
+        if event.startswith("/jax/core/compile/"):
+            clock.compiling += duration_secs
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
