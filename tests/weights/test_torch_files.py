@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import pickle
 import subprocess
 import sys
 import zipfile
 from collections import OrderedDict
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -222,6 +224,22 @@ def test_without_torch_the_message_says_what_to_install(tmp_path, monkeypatch):
     ):
         with pytest.raises(WeightError, match=r"pt: .* torch, which is not installed; pip install"):
             call()
+
+
+def test_no_other_module_imports_torch():
+    """With the test below: without a torch file, no command of ours ever imports torch."""
+    root = Path(torch_files.__file__).resolve().parents[1]
+    importers = set()
+    for package in ("dso_jax", "sim_mjx", "weight_port"):
+        for path in (root / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.Import):
+                    names = [alias.name for alias in node.names]
+                else:
+                    names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+                if {name.partition(".")[0] for name in names} & {"torch", "peft", "transformers"}:
+                    importers.add(path.name)
+    assert importers == {"torch_files.py"}
 
 
 def test_importing_the_module_does_not_import_torch():
