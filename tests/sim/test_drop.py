@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
 import sys
 
 import chex
@@ -10,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from sim_mjx import concatenate, drop, referee, rotations
+from sim_mjx import concatenate, drop, pool, referee, rotations
 from sim_mjx.buckets import BUCKETS
 from sim_mjx.meshes import Mesh, body_from_mesh, body_from_triangles
 from tests.sim import shapes
@@ -141,11 +143,9 @@ def test_given_reasons_are_not_simulated(small):
 def test_one_trace_a_bucket(monkeypatch):
     """Meshes of any size, in any order and number: a program a bucket."""
     names = ("towel3", "bread", "tatami", "rangeHood", "rock2", "stoneLantern")
-    module = sys.modules["sim_mjx.drop"]  # the package's name `drop` is the function
-    counted = chex.assert_max_traces(module.advance, n=2)
-    monkeypatch.setattr(module, "advance", counted)
-    monkeypatch.setattr(module, "_program", module._program.__wrapped__)
-    monkeypatch.setattr(module, "_compiled", {})
+    counted = chex.assert_max_traces(pool.advance, n=2)
+    monkeypatch.setattr(pool, "advance", counted)
+    monkeypatch.setattr(pool, "_compiled", {})
     bodies = [body_from_mesh(shapes.mesh_path(name), shapes.EVAL) for name in names]
     assert {body.points.shape[1] for body in bodies} == {64, 256}
     for count in (1, 3, 17):
@@ -153,7 +153,7 @@ def test_one_trace_a_bucket(monkeypatch):
             group = [body for body in bodies if body.points.shape[1] == width]
             batch = concatenate(group)[np.arange(count) % len(group)]
             assert len(drop(batch, shapes.EVAL)) == count
-    assert len(module._compiled) == 2
+    assert len(pool._compiled) == 2
     assert len(BUCKETS) + 1 <= 6
 
 
@@ -183,7 +183,53 @@ def test_an_error_ends_all_pools(small):
 
 
 def test_a_missing_compiler_option_is_no_error(monkeypatch):
-    module = sys.modules["sim_mjx.drop"]
-    monkeypatch.setattr(module, "_CPU_OPTIONS", {"stock": {"xla_cpu_no_such_option": True}})
-    compiled = module._compile(jax.jit(lambda x: x + 1).lower(1.0), "stock")
+    monkeypatch.setattr(pool, "_CPU_OPTIONS", {"stock": {"xla_cpu_no_such_option": True}})
+    compiled = pool._compile(jax.jit(lambda x: x + 1).lower(1.0), "stock", "cpu")
     assert compiled(1.0) == 2.0
+
+
+def test_slim_steps_end_where_stock_ones_do(small, dropped):
+    slim = drop(small, shapes.EVAL, step="slim")
+    np.testing.assert_array_equal(slim.status, dropped.status)
+    stable = dropped.stable(shapes.EVAL)
+    np.testing.assert_array_equal(slim.stable(shapes.EVAL), stable)
+    difference = np.abs(slim.quaternion - dropped.quaternion).max(axis=1)
+    assert difference[stable].max() < SAME_POSE
+    assert difference.max() < SAME_FALL
+    with pytest.raises(ValueError, match=r"'warp' is not one of stock, slim"):
+        drop(small, shapes.EVAL, step="warp")  # pyright: ignore[reportArgumentType]
+
+
+def test_more_bodies_than_a_packet(small, dropped, monkeypatch):
+    """Packets that are smaller than the pool, and slots that take rows of two packets."""
+    module = sys.modules["sim_mjx.drop"]  # the package's name `drop` is the function
+    monkeypatch.setattr(module, "PACKET_ROWS", 3)
+    kind = np.arange(31) % len(small)
+    seen = []
+    pooled = drop(small[kind], shapes.EVAL, slots=8, progress=seen.append)
+    assert sum(seen) == len(kind)
+    np.testing.assert_array_equal(pooled.stable(shapes.EVAL), dropped.stable(shapes.EVAL)[kind])
+    difference = np.abs(pooled.quaternion - dropped.quaternion[kind]).max(axis=1)
+    assert difference.max() < SAME_FALL
+
+
+SHARED = """
+import jax, numpy as np
+from sim_mjx import concatenate, drop
+from tests.sim import shapes
+bodies = concatenate([shapes.leaning(s) for s in (0.0, 0.5, 1.5, 2.0)])[np.arange(10) % 4]
+rest = [drop(bodies, shapes.FAST, slots=s, step="slim", devices=jax.devices()[:n])
+        for n, s in ((1, 4), (4, 1))]
+assert len(jax.devices()) == 4
+assert rest[0].stable(shapes.FAST).tolist() == ([True, True, False, False] * 3)[:10]
+np.testing.assert_array_equal(rest[0].steps, rest[1].steps)
+np.testing.assert_allclose(rest[0].quaternion, rest[1].quaternion, atol=1e-4)
+"""
+
+
+@pytest.mark.slow
+def test_devices_share_the_slots():
+    """Four devices with a slot each end where one device with four slots does."""
+    flags = "--xla_force_host_platform_device_count=4"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    subprocess.run([sys.executable, "-c", SHARED], env=environment, check=True, timeout=300)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import json
 
 import numpy as np
@@ -14,7 +15,8 @@ from sim_mjx.meshes import body_from_triangles, load_mesh
 from tests.sim import shapes
 
 # Outside the recorded 15-25 degree band and the ids that two versions of C label differently.
-STANDING, FALLING = 0.98, 0.95
+# There are fewer than 200 falling ones, so they are counted by misses.
+STANDING, FALLING_MISSES = 0.995, 1
 
 
 def labels_of(entries, folder, simulate):
@@ -36,7 +38,10 @@ def labels_of(entries, folder, simulate):
     return rotation, stable
 
 
-@pytest.mark.parametrize("simulate", [drop, referee.drop], ids=["mjx", "mujoco"])
+slim_drop = functools.partial(drop, step="slim")
+
+
+@pytest.mark.parametrize("simulate", [drop, slim_drop, referee.drop], ids=["mjx", "slim", "mujoco"])
 def test_committed_meshes(simulate):
     entries = shapes.manifest()
     recorded = np.array([entry["tilt_mj400"] for entry in entries])
@@ -49,10 +54,11 @@ def test_committed_meshes(simulate):
 
 
 @pytest.mark.slow
-def test_all_recorded_meshes(shared_data):
+@pytest.mark.parametrize("simulate", [drop, slim_drop], ids=["mjx", "slim"])
+def test_all_recorded_meshes(shared_data, simulate):
     folder = shared_data("objects/manifest.json").parent
     entries = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    rotation, stable = labels_of(entries, folder, drop)
+    rotation, stable = labels_of(entries, folder, simulate)
     counts = collections.Counter()
     for entry, angle, ours in zip(entries, rotation, stable, strict=True):
         recorded, older = entry["tilt_mj400"], entry["tilt_mj330"]
@@ -67,4 +73,4 @@ def test_all_recorded_meshes(shared_data):
     print(f"agreement {dict(counts)}")
     assert sum(counts.values()) > 550
     assert counts[True, True] >= STANDING * (counts[True, True] + counts[True, False])
-    assert counts[False, True] >= FALLING * (counts[False, True] + counts[False, False])
+    assert counts[False, False] <= FALLING_MISSES

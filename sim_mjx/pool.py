@@ -1,0 +1,183 @@
+"""The slots: what of a drop lives on the devices, and the three programs that work on it.
+
+Shapes never change: a bucket is traced once however many bodies pass. Slots are split over the
+devices of a mesh; no body knows of another, so a step needs no communication.
+
+Legend: S slots, R rows of a packet, K support points.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Bool, Float, Int
+
+from sim_mjx import slim, world
+from sim_mjx.protocol import Protocol
+
+# Which code makes a step: `mjx.step`, or the same equations written for one body (sim_mjx.slim).
+Step = Literal["stock", "slim"]
+
+Device = Any  # a jax.Device, which type checkers take for a variable
+
+_SLOTS = "slots"  # the mesh axis
+
+_log = logging.getLogger(__name__)
+
+
+class Pool(NamedTuple):
+    """Everything that lives in the slots."""
+
+    body: world.Body
+    state: world.State
+    steps: Int[Array, " S"]
+    quiet: Int[Array, " S"]  # quiet checks in a row
+
+
+class Outcome(NamedTuple):
+    """What the host needs to know of each slot after a check."""
+
+    pose: Float[Array, "S 7"]
+    steps: Int[Array, " S"]
+    at_rest: Bool[Array, " S"]
+    finished: Bool[Array, " S"]
+
+
+class Programs(NamedTuple):
+    """The compiled programs of one shape, and how to bring a packet to their devices.
+
+    Attributes:
+        empty: packet -> pool whose slots all hold the packet's first row.
+        insert: pool, packet, slot of each row -> pool; a slot past the end drops its row.
+        advance: pool -> pool and outcome after the steps up to the next check.
+        upload: a packet or row of slots, from the host.
+    """
+
+    empty: Callable[[world.Body], Pool]
+    insert: Callable[[Pool, world.Body, Any], Pool]
+    advance: Callable[[Pool], tuple[Pool, Outcome]]
+    upload: Callable[[Any], Any]
+
+
+def empty(slots: int, rows: world.Body) -> Pool:
+    """A pool of S copies of the first row, which no one waits for."""
+
+    def repeated(leaf):
+        return jnp.broadcast_to(leaf[:1], (slots, *leaf.shape[1:]))
+
+    body = jax.tree.map(repeated, rows)
+    count = jnp.zeros(slots, jnp.int32)
+    return Pool(body, world.initial_state(body), count, count)
+
+
+def insert(pool: Pool, rows: world.Body, slot: Int[Array, " R"]) -> Pool:
+    """Starts each row in its slot; slots outside the pool (or this device's part of it) drop it."""
+    size = pool.steps.shape[0]
+    here = slot - jax.lax.axis_index(_SLOTS) * size
+    here = jnp.where((here >= 0) & (here < size), here, size)
+
+    def put(old, new):
+        return old.at[here].set(new, mode="drop")
+
+    return Pool(
+        body=jax.tree.map(put, pool.body, rows),
+        state=jax.tree.map(put, pool.state, world.initial_state(rows)),
+        steps=put(pool.steps, 0),
+        quiet=put(pool.quiet, 0),
+    )
+
+
+def advance(protocol: Protocol, step: Step, pool: Pool) -> tuple[Pool, Outcome]:
+    """Simulates every slot up to the next check and tests which have finished."""
+    body = pool.body
+    simulate = world.simulate if step == "stock" else slim.simulate
+    state = simulate(protocol, body, pool.state, protocol.check_steps)
+
+    steps = pool.steps + protocol.check_steps
+    speed = jnp.abs(state.qvel).max(axis=-1)
+    # An object balanced on a point or an edge is slow at first; it is not at rest.
+    still = (speed < protocol.quiet_speed) & jax.vmap(world.has_footing)(body, state)
+    quiet = jnp.where(still, pool.quiet + 1, 0)
+    at_rest = quiet >= protocol.quiet_checks
+    minimum = round(protocol.minimum_time / protocol.timestep)
+    finished = (steps >= protocol.steps) | ~jnp.isfinite(speed)
+    if protocol.early_stop:
+        finished |= at_rest & (steps >= minimum)
+    return Pool(body, state, steps, quiet), Outcome(state.qpos, steps, at_rest, finished)
+
+
+def programs(
+    protocol: Protocol,
+    step: Step,
+    packet: world.Body,
+    slots: int,
+    devices: Sequence[Device],
+) -> Programs:
+    """The programs for packets of this shape, compiled once a process.
+
+    Args:
+        protocol: what is simulated.
+        step: which code makes a step.
+        packet: any R rows of numpy arrays.
+        slots: of the whole pool, a multiple of the devices.
+        devices: that share the slots.
+    """
+    shapes = jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), packet)
+    structure = (jax.tree.structure(shapes), tuple(jax.tree.leaves(shapes)))
+    key = (protocol, step, tuple(devices), slots, structure)
+    if key not in _compiled:
+        _compiled[key] = _build(protocol, step, packet, slots, devices)
+    return _compiled[key]
+
+
+_compiled: dict[Any, Programs] = {}
+
+
+def _build(protocol, step, packet, slots, devices) -> Programs:
+    mesh = Mesh(np.array(devices), (_SLOTS,))
+    everywhere, split = NamedSharding(mesh, P()), NamedSharding(mesh, P(_SLOTS))
+
+    def upload(rows):
+        return jax.device_put(rows, everywhere)
+
+    def mapped(function, takes, gives):
+        return jax.shard_map(function, mesh=mesh, in_specs=takes, out_specs=gives, check_vma=False)
+
+    rows, slot = upload(packet), upload(np.zeros(packet.mass.shape, np.int32))
+    make = jax.jit(functools.partial(empty, slots), out_shardings=split)
+    fill = jax.jit(mapped(insert, (P(_SLOTS), P(), P()), P(_SLOTS)), donate_argnums=0)
+    run = mapped(functools.partial(advance, protocol, step), (P(_SLOTS),), P(_SLOTS))
+    pool = make.eval_shape(rows)
+    pool = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split), pool)
+    return Programs(
+        empty=make.lower(rows).compile(),
+        insert=fill.lower(pool, rows, slot).compile(),
+        advance=_compile(jax.jit(run, donate_argnums=0).lower(pool), step, devices[0].platform),
+        upload=upload,
+    )
+
+
+# Halves the compile time of the stock step on a CPU, which runs as fast; the slim step would take
+# up to twice as long.
+_CPU_OPTIONS: dict[Step, dict[str, bool | str]] = {
+    "stock": {"xla_cpu_use_fusion_emitters": False},
+    "slim": {},
+}
+
+
+def _compile(lowered: jax.stages.Lowered, step: Step, platform: str) -> jax.stages.Compiled:
+    if platform != "cpu":
+        return lowered.compile()
+    try:
+        return lowered.compile(_CPU_OPTIONS[step])
+    except jax.errors.JaxRuntimeError as error:  # a release of XLA without the option
+        _log.info("compiling without %s: %s", _CPU_OPTIONS[step], error)
+        return lowered.compile()
