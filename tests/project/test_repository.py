@@ -54,6 +54,8 @@ def test_a_command_of_the_readme_exists(line, capsys):
         given = [word for word in words if word.startswith("--")]
         actions = words[2:3] if words[1] == "toybox" else []
         assert_options_exist(words[1], actions, given, capsys)
+    elif words[:2] == ["python", "-m"]:
+        assert (ROOT / words[2] / "__main__.py").is_file()
     elif words[0] == "python":
         assert (ROOT / words[1]).is_file()
         given = [word for word in words if word.startswith("--")]
