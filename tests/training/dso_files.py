@@ -1,4 +1,7 @@
-"""Data folders as DSO's two preprocessing scripts leave them, made with torch and numpy alone."""
+"""Data folders as DSO's two preprocessing scripts leave them, made with torch and numpy alone.
+
+And what the tests of both directions share.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from dso_jax.store import Dataset
 
 LATENT, CONDITION = (2, 4, 4, 4), (3, 8)
 # CATEGORY/OBJECT -> image -> angle of each sample. Three samples an image, or fewer if DSO failed.
@@ -58,3 +63,21 @@ def info(folder: Path, rows: list[tuple[int, int, float]]) -> None:
             glb_ids=numbers.astype(np.int8),
             angles=angles[:, None].astype(np.float16),
         )
+
+
+def rows(dataset: Dataset) -> dict[tuple, dict]:
+    """Our lines by (object, view, sample)."""
+    columns = {name: values.tolist() for name, values in dataset.samples.items()}
+    keys = zip(columns["object"], columns["view"], columns["sample"], strict=True)
+    return {
+        key: {name: columns[name][i] for name in columns} | {"index": i}
+        for i, key in enumerate(keys)
+    }
+
+
+def files(folder) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing may catch it."""

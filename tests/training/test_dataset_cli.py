@@ -17,7 +17,7 @@ from dso_jax.cli import dataset_tables
 from dso_jax.cli.main import main
 from dso_jax.store import Dataset
 from tests.training import dso_files
-from tests.training.test_dso_folder_import import files
+from tests.training.dso_files import files
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dso_jax.dso_folder_export import export_folder
 from dso_jax.dso_folder_import import import_folder
 from dso_jax.store import Dataset, DatasetWriter
-from tests.training.test_dso_folder_import import files, rows
+from tests.training.dso_files import files, rows
 
 pytest.importorskip("torch")
 

@@ -16,7 +16,7 @@ from dso_jax.errors import UsageError
 from dso_jax.store import Dataset, DatasetWriter
 from tests.training import dso_files
 from tests.training.conftest import labels
-from tests.training.test_dso_folder_import import Killed, files, rows
+from tests.training.dso_files import Killed, files, rows
 
 torch = pytest.importorskip("torch")
 

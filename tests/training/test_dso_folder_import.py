@@ -16,6 +16,7 @@ from dso_jax.dso_folder_import import import_folder
 from dso_jax.errors import UsageError
 from dso_jax.store import Dataset
 from tests.training import dso_files
+from tests.training.dso_files import Killed, files, rows
 
 torch = pytest.importorskip("torch")
 
@@ -28,20 +29,6 @@ def source(tmp_path):
 @pytest.fixture
 def out(tmp_path):
     return tmp_path / "ours"
-
-
-def rows(dataset: Dataset) -> dict[tuple, dict]:
-    """Our lines by (object, view, sample)."""
-    columns = {name: values.tolist() for name, values in dataset.samples.items()}
-    keys = zip(columns["object"], columns["view"], columns["sample"], strict=True)
-    return {
-        key: {name: columns[name][i] for name in columns} | {"index": i}
-        for i, key in enumerate(keys)
-    }
-
-
-def files(folder) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def test_every_sample_comes_bit_for_bit(source, out):
@@ -269,10 +256,6 @@ def test_strict_stops_before_the_first_bad_shard(source, out, monkeypatch):
     )
     import_folder(source, out, strict=True)  # once it is repaired, the import goes on
     assert len(Dataset(out)) == 17
-
-
-class Killed(BaseException):
-    """Stands for the end of the process: nothing may catch it."""
 
 
 @pytest.mark.parametrize("moment", range(1, 9))
