@@ -10,7 +10,7 @@ import jax
 import pyarrow as pa
 import pytest
 
-from sim_mjx import job, label, plan
+from sim_mjx import engines, job, label, plan
 from sim_mjx.perturb import Perturbation
 from tests.sim import jobs, shapes
 
@@ -230,3 +230,16 @@ def test_strict_stops_at_the_first_bad_file(files, tmp_path):
     assert not out.exists()
     good = [path for path in files if path.name[4:] not in jobs.GARBAGE]
     assert jobs.label(good, tmp_path / "good.parquet", strict=True)
+
+
+@pytest.mark.slow
+def test_mjx_gives_the_same_bits_to_a_resumed_job(files, tmp_path):
+    """The engine that computes many objects side by side: blocks do not know of each other."""
+    task = dataclasses.replace(jobs.TASK, engine=engines.resolve("mjx"))
+    whole, out = tmp_path / "whole.parquet", tmp_path / "labels.parquet"
+    assert jobs.label(files, whole, task, block=6)
+    assert not jobs.label(files, out, task, block=6, shard=(1, 3))
+    assert jobs.label(files, out, task, block=6)
+    assert jobs.table(out).equals(jobs.table(whole))
+    stable = jobs.table(whole)["stable"].to_pylist()
+    assert {True, False} <= set(stable)

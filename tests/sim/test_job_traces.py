@@ -1,43 +1,51 @@
-"""A job of any size traces one program a shape bucket."""
+"""A job of any size builds one program a shape bucket; that each is traced once, test_drop says."""
 
 from __future__ import annotations
 
+import functools
 import shutil
-import sys
 
-import chex
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from sim_mjx import engines, plan
+from sim_mjx import engines, plan, pool
 from sim_mjx.buckets import BUCKETS
 from sim_mjx.perturb import Perturbation
-from sim_mjx.rows import Task
+from sim_mjx.task import Task
 from tests.sim import jobs, shapes
 
 NAMES = ("towel3", "bread", "tatami", "rangeHood", "rock2", "stoneLantern")
 
 
 @pytest.fixture
-def drop_module(monkeypatch):
-    """`sim_mjx.drop` that traces its program and then, instead of it, ends every object at once."""
-    module = sys.modules["sim_mjx.drop"]  # the package's name `drop` is the function
+def built(monkeypatch) -> list:
+    """The programs that are built; instead of them, every object ends at its first check."""
+    calls = []
 
-    def finished(pool, fresh, refill):
-        count = len(refill)
-        done = jnp.ones(count, bool)
-        outcome = module.Outcome(pool.state.qpos, jnp.ones(count, int), done, done)
-        return pool, outcome
+    def build(protocol, step, packet, slots, devices):
+        calls.append((protocol, step, jax.tree.map(np.shape, packet), slots))
 
-    monkeypatch.setattr(module, "advance", chex.assert_max_traces(module.advance, n=2))
-    monkeypatch.setattr(module, "_program", module._program.__wrapped__)
-    monkeypatch.setattr(module, "_compiled", {})
-    monkeypatch.setattr(module, "_compile", lambda *_: finished)
-    return module
+        def advance(slots_now):
+            done = jnp.ones(slots, bool)
+            outcome = pool.Outcome(slots_now.state.qpos, jnp.ones(slots, int), done, done)
+            return slots_now, outcome
+
+        return pool.Programs(
+            empty=functools.partial(pool.empty, slots),
+            insert=lambda slots_now, rows, slot: slots_now,
+            advance=advance,
+            upload=lambda rows: rows,
+        )
+
+    monkeypatch.setattr(pool, "_build", build)
+    monkeypatch.setattr(pool, "_compiled", {})
+    return calls
 
 
-def test_blocks_and_starts_share_the_programs(drop_module, tmp_path):
-    """Other sizes, another order, perturbed starts: two buckets, two traces."""
+def test_blocks_and_starts_share_the_programs(built, tmp_path):
+    """Other sizes, another order, perturbed starts: two buckets, two programs."""
     folder = tmp_path / "meshes"
     folder.mkdir()
     for i in range(13):
@@ -48,7 +56,7 @@ def test_blocks_and_starts_share_the_programs(drop_module, tmp_path):
         jobs.label(sorted(folder.iterdir()), out, task, block=5, shard=shard)
     assert len(jobs.table(out)) == 13
     assert len({int(points > 64) for points in jobs.table(out)["points"].to_pylist()}) == 2
-    assert len(drop_module._compiled) == 2
+    assert len(built) == 2
     assert not plan.folder(out).exists()
 
 
