@@ -68,8 +68,8 @@ def random_case(bodies: RigidBody, protocol: Protocol, count: int, seed: int) ->
     warm[:, 2] -= rng.choice([0.0, protocol.gravity], count)
     body = world.simulation_body(chosen, protocol, np.float64)
     pose = np.concatenate([place, quaternion], axis=1)
-    as_jax = functools.partial(jax.tree.map, jnp.asarray)
-    return Case(as_jax(body), as_jax(world.State(pose, qvel, warm)), kind)
+    state = world.State(*(jnp.asarray(part) for part in (pose, qvel, warm)))
+    return Case(jax.tree.map(jnp.asarray, body), state, kind)
 
 
 def relative_error(protocol: Protocol, case: Case) -> dict[int, np.ndarray]:
