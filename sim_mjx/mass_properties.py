@@ -25,7 +25,7 @@ from sim_mjx.protocol import InertiaMode
 from sim_mjx.solid import solid_integrals
 
 # Less volume than this share of the bounding box's is a shell or a plate, not a solid.
-_THIN = 1e-9
+THIN = 1e-9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,12 +71,12 @@ def mass_properties(
                 volume, com, tensor = solid_integrals(single, triangles)
             else:
                 volume, com, tensor = _integrate(single, triangles, absolute=mode == "legacy")
-            if volume > _THIN * box:
+            if volume > THIN * box:
                 return MassProperties(volume, com, tensor, mode)
-            fallback = "negative_volume" if volume < -_THIN * box else "no_volume"
+            fallback = "negative_volume" if volume < -THIN * box else "no_volume"
     corners = hull.vertices.astype(np.float32).astype(np.float64)
     volume, com, tensor = _integrate(corners, hull.triangles, absolute=False)
-    if not volume > _THIN * box:
+    if not volume > THIN * box:
         raise BodyError("flat", "the hull has no volume")
     return MassProperties(volume, com, tensor, "convex", fallback)
 
