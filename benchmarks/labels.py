@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import importlib.util
 import json
 import os
 import pathlib
@@ -30,7 +31,7 @@ import jax
 import numpy as np
 from scipy.spatial import ConvexHull
 
-from sim_mjx import Protocol, RigidBody, concatenate, job, referee
+from sim_mjx import Protocol, RigidBody, concatenate, job, referee, warp_engine
 from sim_mjx.buckets import BUCKETS
 from sim_mjx.drop import Step, cores, drop
 from sim_mjx.engines import resolve
@@ -50,9 +51,9 @@ class Case:
     """One way to make labels.
 
     Attributes:
-        engine: `mjx` or `mujoco`.
+        engine: `mjx`, `mujoco` or `mujoco_warp`, whose time includes compiling its model.
         step: of MJX.
-        slots: objects side by side; for C, only how many are dropped.
+        slots: objects side by side on a device; for C, only how many are dropped.
         hull: support points of each object, a bucket.
         early_stop: whether an object that has come to rest is let go.
         contact: the contact rule, of MJX alone.
@@ -83,6 +84,8 @@ def cases(slots: tuple[int, ...]) -> list[Case]:
     ]
     c = dataclasses.replace(base, engine="mujoco", slots=slots[0])
     listed += [c, dataclasses.replace(c, early_stop=False)]
+    if importlib.util.find_spec("mujoco_warp") is not None:
+        listed += [dataclasses.replace(c, engine="mujoco_warp", slots=n) for n in slots[:2]]
     return list(dict.fromkeys(listed))
 
 
@@ -105,11 +108,15 @@ def solids(hull: int) -> RigidBody:
 
 def measure(case: Case, bodies: RigidBody, rounds: int) -> dict[str, Any]:
     """Seconds of the second of two equal runs, and what was done in them."""
-    count = case.slots * rounds
+    device = jax.local_devices()[0]
+    devices = 1 if device.platform == "cpu" else jax.local_device_count()
+    count = case.slots * rounds * (devices if case.engine == "mjx" else 1)
     many = bodies[np.arange(count) % len(bodies)]
     protocol = Protocol(early_stop=case.early_stop, contact=case.contact)  # type: ignore[arg-type]
     run: Callable
-    if case.engine == "mujoco":
+    if case.engine == "mujoco_warp":
+        run = functools.partial(warp_engine.drop, many, protocol, slots=case.slots)
+    elif case.engine == "mujoco":
         run = functools.partial(referee.drop, many, protocol)
     else:
         run = functools.partial(drop, many, protocol, slots=case.slots, step=case.step)

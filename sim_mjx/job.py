@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from sim_mjx import label, rows
 from sim_mjx.clock import Clock, compilation
 from sim_mjx.pieces import Piece, pieces
-from sim_mjx.plan import Plan, PlanError, discard
+from sim_mjx.plan import Plan, PlanError, discard, folder
 from sim_mjx.prepare import prepare
 from sim_mjx.rest import INVALID
 from sim_mjx.rows import Group
@@ -120,8 +120,10 @@ def merge(plan: Plan, task: Task, out: pathlib.Path) -> bool:
                 writer.write_table(pq.read_table(plan.part(out, block), schema=schema))
 
     try:
-        label.write_whole(out, write)
+        label.write_whole(out, write, folder=folder(out))
     except FileNotFoundError:  # parts go only once the table is in place
+        if plan.finished(out):
+            discard(out)
         return plan.finished(out)
     except (OSError, pa.ArrowException) as error:
         raise PlanError(f"{out}: cannot join its parts: {error}") from error

@@ -96,9 +96,21 @@ def write_labels(table: pa.Table, path: pathlib.Path) -> None:
     write_whole(path, lambda part: pq.write_table(table, part))
 
 
-def write_whole(path: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
-    """Lets `write` fill a file beside `path` and renames it once its data are on the disk."""
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")
+def write_whole(
+    path: pathlib.Path,
+    write: Callable[[pathlib.Path], None],
+    *,
+    folder: pathlib.Path | None = None,
+) -> None:
+    """Lets `write` fill another file and renames it once its data are on the disk.
+
+    Args:
+        path: the file's final name.
+        write: gets the name to write to.
+        folder: where that is, on the same file system; beside `path` by default. A process that is
+            killed leaves it there.
+    """
+    part = (folder or path.parent) / f".{path.name}.{uuid.uuid4().hex[:12]}.part"
     try:
         write(part)
         with part.open("rb+") as file:

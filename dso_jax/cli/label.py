@@ -102,7 +102,9 @@ def _run(work, task, out: pathlib.Path, options: argparse.Namespace, shard) -> b
     kept = len(work.files) - sum(len(work.paths(b)) for b in ([] if done else work.missing(out)))
     if done:
         console.print(f"{out} is complete already; --overwrite labels its files again")
-    elif kept:
+    elif out.exists():
+        console.print(f"{out} stays as it is until the new table is complete")
+    if kept and not done:
         console.print(f"going on: {kept} of {len(work.files)} files are labelled already")
     try:
         with Monitor(console, count) as monitor:

@@ -60,7 +60,8 @@ def test_killed_and_resumed_is_undisturbed(tmp_path):
         assert before < parts(out) < len(files) / 2
     finish(start(tmp_path / "meshes", out, workers=0))
     assert jobs.table(out).equals(jobs.table(whole))
-    assert not plan.folder(out).exists()
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"meshes", "whole.parquet", "labels.parquet"}  # nothing is left behind
 
 
 @pytest.mark.slow
@@ -79,7 +80,8 @@ def test_ten_kills_at_any_moment(tmp_path):
         kept.append(parts(out))
         if out.exists():
             out.unlink()
-    assert kept[-1] > 0 or max(kept) > 0
+    assert any(kept)
     finish(start(tmp_path / "meshes", out, workers=2))
     assert jobs.table(out).equals(jobs.table(whole))
     assert len(files) == len(jobs.table(out))
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
