@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        place = error.filename or options.destination
+        place = error.filename2 or error.filename or options.destination
         print(f"error: {place}: {error.strerror}; nothing was written", file=sys.stderr)
         return 2
     return 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,14 +207,14 @@ def _read_dso(
 def _alpha(source: str, texts: Mapping[str, str], asked: float | None) -> float | None:
     """Alpha as the file states it, or as the caller does; they must not differ."""
     stated = texts.get("alpha")
-    if stated is None:
-        return asked
     try:
-        alpha = float(stated)
+        alpha = asked if stated is None else float(stated)
     except ValueError:
         raise WeightError(f"{source}: its metadata have alpha {stated!r}, no number") from None
+    if alpha is not None and not math.isfinite(alpha):
+        raise WeightError(f"{source}: alpha {alpha} is no use")
     if asked not in (None, alpha):
-        raise WeightError(f"{source}: states alpha {alpha:g}, not {asked:g}")
+        raise WeightError(f"{source}: states alpha {stated}, not {asked:g}")
     return alpha
 
 

@@ -72,7 +72,7 @@ def usage_errors(out: str) -> Iterator[None]:
     except WeightError as error:
         raise UsageError(str(error)) from error
     except OSError as error:
-        place = error.filename or out
+        place = error.filename2 or error.filename or out
         raise UsageError(f"{place}: {error.strerror}; nothing was written to {out}") from error
 
 

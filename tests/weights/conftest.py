@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.weights.layout_world import FLOW, random_state, write_run
+from tests.weights.layout_world import FLOW, STEM, random_state, run, write_pipeline, write_run
 from weight_port import files, layouts, layouts_write
 
 
@@ -26,3 +26,15 @@ def adapted(base_file, tmp_path):
 def dso_file(adapted, tmp_path):
     layouts_write.write(tmp_path / "dso.safetensors", adapted, "dso")
     return tmp_path / "dso.safetensors"
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """A pipeline folder, a run that started from it, and one export in every layout."""
+    folder = tmp_path_factory.mktemp("world")
+    base = write_pipeline(folder / "base")
+    sha256 = layouts.sha256(base / f"{STEM}.safetensors")
+    trained = write_run(folder / "run", sha256, str(folder / "base"))
+    for layout in ("dso", "peft", "merged"):
+        assert run("export", trained, "--layout", layout, "--out", folder / layout) == 0
+    return folder

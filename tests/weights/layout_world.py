@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dso_jax.cli import main
 from dso_jax.models import DecoderConfig, EncoderConfig, FlowConfig, LoRAConfig
 from tests.models.sizes import DECODERS, ENCODERS, FLOWS
 from weight_port import convert, dso, files, models, write_peft_adapter
@@ -105,3 +106,27 @@ def same_bytes(a: dict, b: dict) -> None:
     for name in a:
         assert (a[name].shape, a[name].dtype) == (b[name].shape, b[name].dtype), name
         assert np.asarray(a[name]).tobytes() == np.asarray(b[name]).tobytes(), name
+
+
+def run(*words) -> int:
+    """The exit code of a `dso` command."""
+    return main.main([str(word) for word in words])
+
+
+def refused(capsys, *words) -> str:
+    """The one message of a command that cannot be used."""
+    capsys.readouterr()
+    assert run(*words) == 2
+    errors = capsys.readouterr().err
+    message = errors[errors.index("error: ") :]
+    assert "Traceback" not in errors
+    return message
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """What is in the files of a folder, by path."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }

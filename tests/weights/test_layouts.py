@@ -179,10 +179,13 @@ def test_alpha_of_a_file_that_does_not_state_it(dso_file, caplog):
 
 
 def test_alpha_against_the_header_is_refused(dso_file):
-    with pytest.raises(WeightError, match="states alpha 5, not 6"):
+    with pytest.raises(WeightError, match=r"states alpha 5\.0, not 6"):
         layouts.read(dso_file, alpha=6.0)
     strangers(dso_file, metadata={"alpha": "much"})
     with pytest.raises(WeightError, match="alpha 'much', no number"):
+        layouts.read(dso_file)
+    strangers(dso_file, metadata={"alpha": "nan"})
+    with pytest.raises(WeightError, match="alpha nan is no use"):
         layouts.read(dso_file)
     strangers(dso_file, metadata={"rank": "4"})
     with pytest.raises(WeightError, match="rank is 3 in one and 4 in the other"):
