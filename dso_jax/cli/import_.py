@@ -51,16 +51,20 @@ def main(argv: list[str]) -> int:
     """
     options = _parser().parse_args(argv)
     # JAX takes seconds to import; `--help` and typing mistakes need not wait.
-    from dso_jax import pretrained
     from dso_jax.cli import exporting
+    from dso_jax.pretrained import hub, pipeline
     from weight_port import folders, layouts
 
     with exporting.usage_errors(options.out):
         out = folders.check_new(options.out)
         source = Path(options.source)
         base = exporting.load_base(options.base)
-        if (source / "pipeline.json").is_file():
-            _, _, source = pretrained.load_model(source, pretrained.FLOW)
+        if (source / hub.PIPELINE).is_file():
+            stem = pipeline.stem(source, pipeline.FLOW)
+            description, source = hub.model_files(source, stem)
+            config = pipeline.model_config(description, pipeline.FLOW)
+            if config != base.config:  # heads, for one, leave no trace in the tensors
+                raise UsageError(f"{description}: is a {config}, {base.name} is a {base.config}")
         weights = layouts.read(
             source, flow=base.config, alpha=options.alpha, base_sha256=base.sha256
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,6 +48,15 @@ def test_a_run_that_trained_more_than_its_adapter_is_refused(world, tmp_path, ca
         file.write("trainable: [lora, norm2]\n")
     words = ("export", folder, "--layout", "peft", "--out", tmp_path / "out")
     assert "trained weights of the base too (trainable: lora, norm2)" in refused(capsys, *words)
+
+
+def test_weights_of_another_number_of_heads_are_refused(world, tmp_path, capsys):
+    """The tensors are the same; the model is another."""
+    shutil.copytree(world / "merged", tmp_path / "other")
+    path = tmp_path / "other" / f"{STEM}.json"
+    path.write_text(path.read_text().replace('"num_head_channels": 10', '"num_head_channels": 5'))
+    words = ("import", tmp_path / "other", "--base", world / "base", "--out", tmp_path / "out")
+    assert re.search(r"num_heads=4.* is a .*num_heads=2", refused(capsys, *words))
 
 
 def test_an_adapter_that_is_not_finite_is_named(world, tmp_path, capsys):
