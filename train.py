@@ -82,7 +82,7 @@ def main(
     # ---------------------------------------------------------------- what there is to train
     config_io.check(config)
     train, objective = config.train, config.objective
-    mesh = sharding.make_mesh(devices)
+    mesh = sharding.make_mesh(devices, config.system.fsdp)
     logger.info(sharding.check_batch(train.batch_size, train.accumulation, mesh))
     dataset = Dataset(config.data)
     batches = data.batches(
@@ -93,10 +93,10 @@ def main(
         process=jax.process_index(),
         processes=jax.process_count(),
     )
-    base = setup.load_base(config) if base is None else base
+    base = setup.load_base(config, mesh) if base is None else base
     setup.check_fit(dataset, base)
     adapter_key, step_key = jax.random.split(jax.random.key(train.seed))
-    model, trainable, weights = policy.build(config, base, adapter_key)
+    model, trainable, weights = policy.build(config, base, adapter_key, mesh)
     logger.info(setup.describe(trainable, weights))
     if evaluate is None:
         evaluate = heldout.make_evaluate(config, base, model.lora)
@@ -105,8 +105,8 @@ def main(
     # ---------------------------------------------------------------- fresh or resumed
     everywhere = sharding.replicated(mesh)
     optimizer, rate = make_optimizer(config.optim), learning_rate(config.optim)
-    weights = jax.device_put(weights, everywhere)
-    state = jax.device_put(init_state(trainable, optimizer), everywhere)
+    weights = sharding.place(weights, sharding.by_shape(mesh))
+    state = sharding.place(init_state(trainable, optimizer), everywhere)
     origin = Origin(base.sha256, dataset.fingerprint)
     checkpoints = Checkpoints(folder / "checkpoints", origin, train.keep)
     position, best = 0, None

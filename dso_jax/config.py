@@ -96,6 +96,9 @@ class SystemConfig:
     """What the backward pass recomputes in each block: less memory for more time."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the transformer's torso; adapter, optimizer, norms and losses are always float32."""
+    fsdp: int = 1
+    """Devices that share one copy of the base, a part each, and gather a block when it is its turn;
+    1 keeps the whole base on every device."""
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,7 @@ def check(config: Config) -> None:
         ("train.keep", train.keep, 1, True),
         ("train.seed", train.seed, 0, True),
         ("train.max_skipped", train.max_skipped, 1, True),
+        ("system.fsdp", config.system.fsdp, 1, True),
         ("eval.objects", config.eval.objects, 0, True),
         ("eval.skip", config.eval.skip, 0, True),
         ("eval.samples", config.eval.samples, 1, True),

@@ -7,12 +7,14 @@ D width. Source of every constant: microsoft/TRELLIS `SparseStructureFlowModel`.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from dso_jax.models import attention as attention_backends
@@ -28,6 +30,8 @@ from dso_jax.models.layers import (
     stack,
 )
 
+Gather = Callable[[jax.Array], jax.Array]
+GATHERED = "gathered weights"
 FREQUENCIES = 256  # width of the sinusoidal time embedding
 REMAT_POLICIES = {
     "none": None,
@@ -143,7 +147,9 @@ class SparseStructureFlow(nnx.Module):
         self.final_norm = Float32LayerNorm(width, affine=False, eps=1e-5, rngs=rngs)
         self.out_layer = Linear(width, config.out_channels * patch**3, zero=True, **fp32)
 
-    def __call__(self, x: jax.Array, t: jax.Array, cond: jax.Array) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, t: jax.Array, cond: jax.Array, gather: Gather | None = None
+    ) -> jax.Array:
         """x (B,C,R,R,R), t (B,) times 1000, cond (B,S,D') -> (B,C_out,R,R,R) in the type of x."""
         h = self.input_layer(patchify(x, self.config.patch_size)) + self.pos_emb[...]
         t_emb = self.t_embedder(t)
@@ -154,9 +160,13 @@ class SparseStructureFlow(nnx.Module):
         graphdef, layers = nnx.split(self.blocks)
 
         def body(h: jax.Array, layer: nnx.State) -> tuple[jax.Array, None]:
+            layer = layer if gather is None else _whole(layer, gather)
             return nnx.merge(graphdef, layer)(h, t_emb, cond), None
 
         policy = REMAT_POLICIES[self.remat]
+        if gather is not None and policy is None:
+            # The backward pass gathers again, or each device would keep all blocks after all.
+            policy = jax.checkpoint_policies.save_anything_except_these_names(GATHERED)
         if policy is not None:
             # The scan already keeps XLA from undoing the recomputation.
             body = jax.checkpoint(body, policy=policy, prevent_cse=False)
@@ -164,6 +174,10 @@ class SparseStructureFlow(nnx.Module):
         h = self.final_norm(h.astype(x.dtype))
         edge = self.config.resolution // self.config.patch_size
         return unpatchify(self.out_layer(h).astype(x.dtype), edge, self.config.patch_size)
+
+
+def _whole(layer: nnx.State, gather: Gather) -> nnx.State:
+    return jax.tree.map(lambda leaf: checkpoint_name(gather(leaf), GATHERED), layer)
 
 
 def patchify(x: jax.Array, patch: int) -> jax.Array:
@@ -208,6 +222,7 @@ def apply_flow(
     remat: str = "none",
     attention: str = "auto",
     dtype: Dtype = jnp.float32,
+    gather: Gather | None = None,
 ) -> Float[Array, "B C R R R"]:
     """Velocity v(x_t, t, cond) with t in [0, 1] (multiplied by 1000 here, upstream by its callers).
 
@@ -217,9 +232,10 @@ def apply_flow(
       attention: "auto", "xla" or "cudnn".
       dtype: type of the transformer's torso; input and output layers and norms stay fp32.
         Products of fp32 numbers are fp32 on every device, as torch's are.
+      gather: for weights spread over devices: makes a block's leaf whole just before its use.
     """
     name = jnp.dtype(dtype).name
     backend = attention_backends.resolve(attention, name)
     model = fill(_skeleton(config, lora, remat, backend, name), params)
     with jax.default_matmul_precision("highest"):
-        return model(x, t * 1000.0, cond)
+        return model(x, t * 1000.0, cond, gather)

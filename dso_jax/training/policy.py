@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from dso_jax.config import Config
 from dso_jax.errors import UsageError
 from dso_jax.models import FlowConfig, LoRAConfig, apply_flow, lora
+from dso_jax.training import sharding
 
 Velocity = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
@@ -37,6 +39,7 @@ class Policy:
         flow: the transformer's shape.
         lora: the adapter; None when weights of the base train without one.
         remat, attention, dtype: as in `SystemConfig`.
+        mesh: over which the weights may be spread; None if they are not.
     """
 
     flow: FlowConfig
@@ -44,6 +47,7 @@ class Policy:
     remat: str
     attention: str
     dtype: str
+    mesh: Mesh | None = None
 
     def velocity(self, trainable: dict, weights: Weights) -> Velocity:
         """(x (B,C,R,R,R), t (B,), cond (B,S,D)) -> v, by the policy."""
@@ -66,12 +70,15 @@ class Policy:
                 remat=self.remat,
                 attention=self.attention,
                 dtype=jnp.dtype(self.dtype),
+                gather=sharding.gather(self.mesh),
             )
 
         return apply
 
 
-def build(config: Config, base: Any, key: jax.Array) -> tuple[Policy, dict, Weights]:
+def build(
+    config: Config, base: Any, key: jax.Array, mesh: Mesh | None = None
+) -> tuple[Policy, dict, Weights]:
     """Policy, its trainable leaves and the frozen weights.
 
     `trainable: all` trains the base itself; patterns attach an adapter if they name any of its
@@ -81,6 +88,7 @@ def build(config: Config, base: Any, key: jax.Array) -> tuple[Policy, dict, Weig
         config: the run's.
         base: `flow_config` and `flow_params` of a published generator.
         key: for LoRA's A.
+        mesh: over which the weights are spread, if they are.
 
     Raises:
         UsageError: a pattern or a LoRA target that matches nothing.
@@ -104,7 +112,7 @@ def build(config: Config, base: Any, key: jax.Array) -> tuple[Policy, dict, Weig
         _cast_blocks(frozen, system.dtype),
         _cast_blocks(params, system.dtype) if trains_base else None,
     )
-    policy = Policy(base.flow_config, adapter, system.remat, system.attention, system.dtype)
+    policy = Policy(base.flow_config, adapter, system.remat, system.attention, system.dtype, mesh)
     return policy, trainable, weights
 
 

@@ -8,25 +8,27 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from dso_jax.config import Config
 from dso_jax.errors import UsageError
 from dso_jax.store import Dataset
+from dso_jax.training import sharding
 from dso_jax.training.policy import Weights
 from weight_port import WeightError
 
 logger = logging.getLogger(__name__)
 
 
-def load_base(config: Config) -> Any:
-    """The published generator `config.base`, in the types in which it will be used."""
+def load_base(config: Config, mesh: Mesh) -> Any:
+    """The published generator `config.base`, in the types and places in which it will be used."""
     # Weights that train start from all the digits that the file has.
     dtype = config.system.dtype if config.trainable == ("lora",) else "float32"
     # Here, so that a caller with a base of its own needs none of the readers.
     from dso_jax import pretrained
 
     try:
-        return pretrained.load(config.base, dtype=dtype)
+        return pretrained.load(config.base, dtype=dtype, sharding=sharding.by_shape(mesh))
     except WeightError as error:
         raise UsageError(str(error)) from None
 

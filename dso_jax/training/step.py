@@ -131,9 +131,9 @@ def make_diagnose(config: ObjectiveConfig, mesh: Mesh) -> Callable[..., dict[str
 
 
 def _inputs(mesh: Mesh) -> tuple:
-    """Shardings of (state, weights, batch, key)."""
+    """Shardings of (state, weights, batch, key); weights stay as they were placed."""
     everywhere = sharding.replicated(mesh)
-    return everywhere, everywhere, sharding.by_example(mesh), everywhere
+    return everywhere, None, sharding.by_example(mesh), everywhere
 
 
 def _accumulate(grad: Callable, trainable: dict, groups: Groups, parts: int) -> tuple:

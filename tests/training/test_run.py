@@ -245,7 +245,7 @@ def test_unusable_arguments_exit_with_2_before_any_work(
     base, config, tmp_path, monkeypatch, capsys, arguments, message
 ):
     if "--base" not in arguments:
-        monkeypatch.setattr("dso_jax.pretrained.load", lambda name, dtype: base)
+        monkeypatch.setattr("dso_jax.pretrained.load", lambda name, dtype, sharding: base)
     file = tmp_path / "file"
     file.touch()
     arguments = [text.format(file=file) for text in arguments]
@@ -259,7 +259,7 @@ def test_unusable_arguments_exit_with_2_before_any_work(
 def test_the_command_returns_130_when_stopped_and_0_when_finished(
     base, config, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("dso_jax.pretrained.load", lambda name, dtype: base)
+    monkeypatch.setattr("dso_jax.pretrained.load", lambda name, dtype, sharding: base)
     monkeypatch.setattr("jax.devices", lambda: [jax.local_devices()[0]])
     config_io.save(config, tmp_path / "given.yaml")
     command = ["train", "--config", str(tmp_path / "given.yaml"), "--train.steps", "3"]

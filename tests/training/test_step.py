@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 
 import chex
 import jax
@@ -35,9 +36,9 @@ SAME_UP_TO_SUMMATION = {"rtol": 1e-4, "atol": 1e-5}
 
 
 @functools.cache
-def functions(model, objective, devices: int, accumulation: int) -> tuple:
+def functions(model, objective, accumulation: int) -> tuple:
     """The jitted functions of a configuration, compiled once for all tests."""
-    optim, mesh = make_config("", "").optim, sharding.make_mesh(jax.devices()[:devices])
+    optim, mesh = make_config("", "").optim, model.mesh
     optimizer = make_optimizer(optim)
     step = make_step(model, objective, optimizer, learning_rate(optim), accumulation, mesh)
     probe = make_probe(model, objective, accumulation, mesh)
@@ -60,16 +61,14 @@ def compiled_once(function):
 class Setup:
     """Everything a step needs, for one objective."""
 
-    def __init__(self, base, objective, *, devices=1, accumulation=1, trainable=("lora",)):
+    def __init__(self, base, objective, *, grid=(1, 1), accumulation=1, trainable=("lora",)):
         config = dataclasses.replace(make_config("", ""), objective=objective, trainable=trainable)
-        self.model, leaves, weights = policy.build(config, base, jax.random.key(0))
-        mesh = sharding.make_mesh(jax.devices()[:devices])
-        everywhere = sharding.replicated(mesh)
-        self.weights = jax.device_put(weights, everywhere)
-        self.state = jax.device_put(init_state(leaves, make_optimizer(config.optim)), everywhere)
-        self.step, self.probe, self.diagnose = functions(
-            self.model, objective, devices, accumulation
-        )
+        mesh = sharding.make_mesh(jax.devices()[: math.prod(grid)], grid[1])
+        self.model, leaves, weights = policy.build(config, base, jax.random.key(0), mesh)
+        self.weights = sharding.place(weights, sharding.by_shape(mesh))
+        state = init_state(leaves, make_optimizer(config.optim))
+        self.state = sharding.place(state, sharding.replicated(mesh))
+        self.step, self.probe, self.diagnose = functions(self.model, objective, accumulation)
         self.batch = sharding.to_device(make_batch(objective), mesh)
 
     def run(self, steps: int) -> list[dict]:
@@ -154,10 +153,15 @@ def test_the_step_is_traced_once(base, monkeypatch):
     assert int(setup.state.step) == 3
 
 
-def test_devices_and_accumulation_do_not_change_the_step(base):
+# (data, fsdp); the second is slow because it is between the others.
+GRIDS = [(4, 1), pytest.param((2, 2), marks=pytest.mark.slow), (1, 4)]
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_devices_and_accumulation_do_not_change_the_step(base, grid):
     single = Setup(base, OBJECTIVES["dpo"])
-    other = Setup(base, OBJECTIVES["dpo"], devices=4, accumulation=2)
-    assert len(other.batch["cond"].sharding.device_set) == 4
+    other = Setup(base, OBJECTIVES["dpo"], grid=grid, accumulation=2)
+    assert {shard.data.shape[0] for shard in other.batch["cond"].addressable_shards} == {2}
     chex.assert_trees_all_close(single.measure(), other.measure(), **SAME_UP_TO_SUMMATION)
     chex.assert_trees_all_close(single.run(3), other.run(3), **SAME_UP_TO_SUMMATION)
     trained = [jax.device_get(setup.state.trainable) for setup in (single, other)]
