@@ -89,7 +89,17 @@ def read(
     Raises:
       WeightError: no such file, no known layout, or tensors that do not fit; all by name.
     """
-    path = Path(path)
+    found = _read(Path(path), flow, alpha, base_sha256)
+    if alpha is not None and found.lora is None:
+        raise WeightError(f"{path}: has no adapter, so alpha {alpha:g} says nothing")
+    if alpha is not None and found.lora is not None and found.lora.alpha != alpha:
+        raise WeightError(f"{path}: states alpha {found.lora.alpha:g}, not {alpha:g}")
+    return found
+
+
+def _read(
+    path: Path, flow: FlowConfig | None, alpha: float | None, base_sha256: str | None
+) -> Checkpoint:
     if path.is_dir():
         return _read_folder(path, flow, base_sha256)
     tensors, texts = tensors_of(path)
@@ -204,17 +214,15 @@ def _read_dso(
     return Checkpoint(source, "dso", "flow", config, params, lora, own, others)
 
 
-def _alpha(source: str, texts: Mapping[str, str], asked: float | None) -> float | None:
-    """Alpha as the file states it, or as the caller does; they must not differ."""
+def _alpha(source: str, texts: Mapping[str, str], default: float | None) -> float | None:
+    """Alpha as the header states it, else `default`."""
     stated = texts.get("alpha")
     try:
-        alpha = asked if stated is None else float(stated)
+        alpha = default if stated is None else float(stated)
     except ValueError:
         raise WeightError(f"{source}: its metadata have alpha {stated!r}, no number") from None
     if alpha is not None and not math.isfinite(alpha):
         raise WeightError(f"{source}: alpha {alpha} is no use")
-    if asked not in (None, alpha):
-        raise WeightError(f"{source}: states alpha {stated}, not {asked:g}")
     return alpha
 
 

@@ -178,8 +178,12 @@ def test_alpha_of_a_file_that_does_not_state_it(dso_file, caplog):
     assert layouts.read(dso_file, alpha=5.0).lora == LORA
 
 
-def test_alpha_against_the_header_is_refused(dso_file):
-    with pytest.raises(WeightError, match=r"states alpha 5\.0, not 6"):
+def test_alpha_against_the_header_is_refused(dso_file, base_file, adapted, tmp_path):
+    with pytest.raises(WeightError, match="states alpha 5, not 4"):
+        layouts.read(tmp_path / "run/adapter", alpha=4.0)
+    with pytest.raises(WeightError, match="no adapter, so alpha 4 says nothing"):
+        layouts.read(base_file, alpha=4.0)
+    with pytest.raises(WeightError, match="states alpha 5, not 6"):
         layouts.read(dso_file, alpha=6.0)
     strangers(dso_file, metadata={"alpha": "much"})
     with pytest.raises(WeightError, match="alpha 'much', no number"):

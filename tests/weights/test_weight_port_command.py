@@ -74,7 +74,7 @@ def test_dinov2_goes_from_one_set_of_names_to_the_other(tmp_path):
         (["flow.safetensors", "no/out.safetensors"], "no folder"),
         (["flow.safetensors", "out.safetensors", "--to", "dso"], "dso needs an adapter"),
         (["dso.safetensors", "out.safetensors", "--to", "peft"], "peft is written as a folder"),
-        (["dso.safetensors", "out.safetensors", "--alpha", "3"], "states alpha 5.0, not 3"),
+        (["dso.safetensors", "out.safetensors", "--alpha", "3"], "states alpha 5, not 3"),
         (["dso.safetensors", "out.safetensors", "--base", "other.safetensors"], "with sha256"),
         (["dso.safetensors", "out.safetensors", "--base", "dso.safetensors"], "expected the flow"),
         (["run/adapter", "out.safetensors", "--to", "dso"], "needs the base"),
