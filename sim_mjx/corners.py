@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Int
 
+_NEXT, _LAST = np.array([1, 2, 0]), np.array([2, 0, 1])
+
 
 def contact_corners(
     corners: Int[np.ndarray, " C"], sizes: Int[np.ndarray, " P"], vertices: Float[np.ndarray, "H 3"]
@@ -74,8 +76,9 @@ def _climb(
 
 
 def _area(axes: Float[np.ndarray, "3 C"], quad: Int[np.ndarray, "4 m"]) -> Float[np.ndarray, " m"]:
-    a, b, c, d = quad
-    x, y, z = (axis[c] - axis[a] for axis in axes)
-    u, v, w = (axis[d] - axis[b] for axis in axes)
-    i, j, k = y * w - z * v, z * u - x * w, x * v - y * u
-    return 0.5 * np.sqrt(i * i + j * j + k * k)
+    corners = axes.take(quad, axis=1)
+    first, second = corners[:, 2] - corners[:, 0], corners[:, 3] - corners[:, 1]
+    cross = first.take(_NEXT, axis=0) * second.take(_LAST, axis=0)
+    cross -= first.take(_LAST, axis=0) * second.take(_NEXT, axis=0)
+    cross *= cross
+    return 0.5 * np.sqrt(cross[0] + cross[1] + cross[2])
