@@ -41,7 +41,7 @@ def main(args: list[str]) -> int:
     out = label_arguments.writable(options.out)
 
     # Simulation libraries take seconds to import; `--help` and typing mistakes need not wait.
-    from sim_mjx import dso_outputs, job, label, plan
+    from sim_mjx import cache, dso_outputs, job, label, plan
     from sim_mjx.engines import EngineError
     from sim_mjx.perturb import PerturbError
     from sim_mjx.prepare import WorkerError
@@ -52,13 +52,18 @@ def main(args: list[str]) -> int:
         files = label.expand_paths(options.paths)
         if options.dso_outputs is not None:
             dso_outputs.check_names(files)
+        if options.cache is not None:
+            cache.check_folder(pathlib.Path(options.cache))
         work = plan.make_plan(files, task, out, block=options.block, overwrite=options.overwrite)
-        complete = _run(work, task, out, options, shard)
+        if _run(work, task, out, options, shard) and options.dso_outputs is not None:
+            written = dso_outputs.write(out, pathlib.Path(options.dso_outputs), task.protocol)
+            print(f"DSO's label files of {written} objects in {options.dso_outputs}")
     except (
         EngineError,
         PerturbError,
         ProtocolError,
         WorkerError,
+        cache.CacheError,
         dso_outputs.OutputError,
         label.LabelError,
         plan.PlanError,
@@ -68,9 +73,6 @@ def main(args: list[str]) -> int:
         if shard is None:
             plan.discard(out)
         raise UsageError(f"label: --strict: {error}; {out} was not written") from error
-    if complete and options.dso_outputs is not None:
-        written = dso_outputs.write(out, pathlib.Path(options.dso_outputs), task.protocol)
-        print(f"DSO's label files of {written} objects in {options.dso_outputs}")
     return 0
 
 

@@ -49,7 +49,8 @@ class Monitor:
         return self
 
     def __exit__(self, *exc_info) -> None:
-        self._bar.stop()
+        if self._terminal:
+            self._bar.stop()
 
     def __call__(self, stage: str, count: int) -> None:
         """Takes note of `count` files that have passed a stage; any thread may call."""

@@ -86,6 +86,7 @@ def test_the_launcher_says_which_shard(folder, tmp_path, monkeypatch, launcher, 
         (["--block", "0"], "at least 1"),
         (["--mjx-step", "fast"], "slim"),
         (["--dso-outputs", "FOLDER"], "CATEGORY/OBJECT"),
+        (["--cache", "/proc/bodies"], "cache /proc/bodies"),
     ],
 )
 def test_bad_options_stop_before_any_work(
@@ -181,3 +182,28 @@ def test_the_monitor_says_rates_and_shares(caplog):
 
 def test_parts_stand_beside_the_table(tmp_path):
     assert plan.folder(tmp_path / "a.parquet") == tmp_path / "a.parquet.parts"
+
+
+def test_dso_s_files_that_cannot_be_written_are_one_line(tmp_path, capsys):
+    home = tmp_path / "garden" / "things"
+    home.mkdir(parents=True)
+    (home / "000_000.glb").write_bytes(b"nonsense")
+    shapes.trimesh.load_mesh(shapes.mesh_path("lantern")).export(home / "000_001.glb")
+    (tmp_path / "taken").write_text("a file", encoding="utf-8")
+    out = tmp_path / "labels.parquet"
+    assert run(home, "--out", out, *QUICK, "--dso-outputs", tmp_path / "taken") == 2
+    assert "taken" in capsys.readouterr().err.splitlines()[-1]
+    assert out.exists()  # the labels are none the worse
+
+
+def test_bodies_are_kept_for_another_engine(folder, tmp_path, monkeypatch):
+    """A second protocol over the same meshes reads no mesh."""
+    first, second = tmp_path / "first.parquet", tmp_path / "second.parquet"
+    kept = ("--cache", tmp_path / "bodies")
+    assert run(folder, "--out", first, *QUICK, *kept) == 0
+    monkeypatch.setattr("sim_mjx.meshes.mesh_from_bytes", None)  # calling it would be an error
+    assert run(folder, "--out", second, *QUICK, *kept, "--protocol", "dso-eval") == 0
+    a, b = pq.read_table(first), pq.read_table(second)
+    assert a["mass"].equals(b["mass"])
+    assert a["reason"].equals(b["reason"])
+    assert a["protocol"][0] != b["protocol"][0]
