@@ -23,10 +23,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sim_mjx.bodies import Provenance, RigidBody
 from sim_mjx.directions import support_directions
-from sim_mjx.hull import convex_hull
 from sim_mjx.mass_properties import THIN
-from sim_mjx.meshes import Mesh, start_vertices
 from sim_mjx.protocol import Protocol
+from sim_mjx.surfaces import Surface
 
 MAX_POINTS = 256
 # Vertices of a mesh; a mesh has room for twice as many triangles. Each is one program.
@@ -58,18 +57,18 @@ class Masses(NamedTuple):
 
 
 def bodies_on_device(
-    meshes: Sequence[Mesh], protocol: Protocol, *, max_points: int = MAX_POINTS
+    surfaces: Sequence[Surface], protocol: Protocol, *, max_points: int = MAX_POINTS
 ) -> Iterator[tuple[list[int], RigidBody]]:
-    """Makes the bodies of meshes, batch by batch.
+    """Makes the bodies of surfaces, batch by batch.
 
     Args:
-        meshes: loaded meshes.
+        surfaces: made for this protocol, see `surfaces.surface_of`.
         protocol: `inertia` is `legacy`, `exact` or `convex`.
         max_points: support points of a body.
 
     Yields:
-        Positions among `meshes`, and their bodies. Positions that never come have to be made by
-        `meshes.body_from_triangles`: meshes that are too large, flat, or whose mode fails.
+        Positions among `surfaces`, and their bodies. Positions that never come have to be made by
+        `meshes.body_from_triangles`: surfaces that are too large, flat, or whose mode fails.
 
     Raises:
         ValueError: another inertia mode.
@@ -77,39 +76,34 @@ def bodies_on_device(
     if protocol.inertia not in ("legacy", "exact", "convex"):
         raise ValueError(f"protocol.inertia: {protocol.inertia!r} is not made on the device")
     groups: dict[int, list[int]] = {}
-    for index, mesh in enumerate(meshes):
-        fits = (n for n in BUCKETS if len(mesh.vertices) <= n and len(mesh.triangles) <= 2 * n)
+    for index, one in enumerate(surfaces):
+        fits = (n for n in BUCKETS if len(one.vertices) <= n and len(one.triangles) <= 2 * n)
         if bucket := next(fits, None):
             groups.setdefault(bucket, []).append(index)
     for bucket, members in groups.items():
         size = max(1, _BATCH_VERTICES // bucket)
         for begin in range(0, len(members), size):
             part = members[begin : begin + size]
-            yield _batch([meshes[i] for i in part], part, protocol, bucket, size, max_points)
+            padded = pad([surfaces[i] for i in part], bucket, size)
+            yield _batch([surfaces[i] for i in part], part, padded, protocol, max_points)
 
 
 def _batch(
-    meshes: list[Mesh], index: list[int], protocol: Protocol, bucket: int, size: int, points: int
+    surfaces: list[Surface], index: list[int], padded: Padded, protocol: Protocol, points: int
 ) -> tuple[list[int], RigidBody]:
-    starts = [start_vertices(mesh, protocol) for mesh in meshes]
-    surfaces = [(v, mesh.triangles) for v, mesh in zip(starts, meshes, strict=True)]
-    if protocol.inertia == "convex":
-        hulls = [convex_hull(vertices) for vertices in starts]
-        surfaces = [(hull.vertices, hull.triangles) for hull in hulls]
-    padded = pad(surfaces, bucket, size)
     with jax.enable_x64(True):
         mass = mass_integrals(padded, protocol.inertia == "legacy")
         body = jax.device_get(_bodies(padded.vertices, mass, protocol.density, points))
         volume, fault = np.asarray(mass.volume), np.asarray(mass.fault)
-    box = np.array([np.prod(np.ptp(vertices, axis=0)) for vertices in starts])
+    box = np.array([np.prod(np.ptp(one.vertices, axis=0)) for one in surfaces])
     good = volume[: len(index)] > THIN * box
     if protocol.inertia == "exact":
         good &= ~fault[: len(index)]
     kept = np.flatnonzero(good)
     provenance = tuple(
         Provenance(
-            source=meshes[k].source,
-            sha256=meshes[k].sha256,
+            source=surfaces[k].source,
+            sha256=surfaces[k].sha256,
             inertia=protocol.inertia,
             hull_points=points,
             volume=float(volume[k]),
@@ -121,17 +115,13 @@ def _batch(
     return [index[k] for k in kept], made
 
 
-def pad(
-    surfaces: Sequence[tuple[Float[np.ndarray, "_ 3"], Int[np.ndarray, "_ 3"]]],
-    bucket: int,
-    size: int,
-) -> Padded:
-    """One batch of `size` meshes of `bucket` vertices; missing ones repeat the first."""
+def pad(surfaces: Sequence[Surface], bucket: int, size: int) -> Padded:
+    """One batch of `size` surfaces of `bucket` vertices; missing ones repeat the first."""
     vertices = np.empty((size, bucket, 3), np.float32)
     triangles = np.zeros((size, 2 * bucket, 3), np.int32)
     faces = np.zeros(size, np.int32)
     for k in range(size):
-        points, corners = surfaces[k if k < len(surfaces) else 0]
+        points, corners, *_ = surfaces[k if k < len(surfaces) else 0]
         vertices[k, : len(points)], vertices[k, len(points) :] = points, points[0]
         triangles[k, : len(corners)], faces[k] = corners, len(corners)
     return Padded(vertices, triangles, faces)

@@ -129,7 +129,7 @@ def body_from_triangles(mesh: Mesh, protocol: Protocol) -> RigidBody:
     """
     vertices = start_vertices(mesh, protocol)
     if protocol.scaling == "none":
-        _check_scale(vertices, mesh.source)
+        check_scale(vertices, mesh.source)
     hull = convex_hull(vertices)
     mass = mass_properties(vertices, mesh.triangles, hull, protocol.inertia)
     if mass.fallback:
@@ -171,7 +171,8 @@ def start_vertices(mesh: Mesh, protocol: Protocol) -> Float[np.ndarray, "N 3"]:
     return vertices * (0.5 / extent)
 
 
-def _check_scale(vertices: Float[np.ndarray, "N 3"], source: str) -> None:
+def check_scale(vertices: Float[np.ndarray, "N 3"], source: str) -> None:
+    """Raises `BodyError` (`scale`) if raw units cannot be metres."""
     side = float(np.ptp(vertices, axis=0).max())
     if not _SIZES[0] <= side <= _SIZES[1]:
         hint = "; in millimetres?" if side > _SIZES[1] else ""

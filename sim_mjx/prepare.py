@@ -7,16 +7,17 @@ row and not the job.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
 import pathlib
 import pickle
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 
 from sim_mjx.bodies import RigidBody
 from sim_mjx.cache import CacheError, check_folder
-from sim_mjx.prepare_one import Preparer
+from sim_mjx.prepare_one import FileWork, Made, Preparer
 from sim_mjx.protocol import Protocol
 from sim_mjx.worker_pool import Failure, Limits, WorkerError, WorkerPool
 
@@ -74,16 +75,31 @@ def prepare(
     """
     if cache is not None:
         check_folder(cache)
-    if workers == 0:
-        prepare_file = Preparer(protocol, cache)
-        for index, path in enumerate(map(pathlib.Path, paths)):
-            yield Prepared(index, path, *prepare_file(path))
-        return
     make = functools.partial(Preparer, protocol, cache)
-    with WorkerPool(map(pathlib.Path, paths), make, workers, limits or Limits()) as pool:
-        for index, (path, outcome) in enumerate(pool):
-            if isinstance(outcome, Failure):
-                message = f"{path}: {outcome.message}"
-                yield Prepared(index, path, "", None, outcome.reason, message)
+    with contextlib.closing(work_on_files(paths, make, workers, limits)) as rows:
+        for index, (path, outcome) in enumerate(rows):
+            yield Prepared(index, path, *outcome)
+
+
+def work_on_files(
+    paths: Iterable[str | os.PathLike],
+    make: Callable[[], FileWork[Made]],
+    workers: int | None,
+    limits: Limits | None,
+) -> Generator[tuple[pathlib.Path, tuple[str, Made | None, str, str]], None, None]:
+    """Does `make()` on every file, in order; see `prepare` for the arguments.
+
+    Yields:
+        The path; the file's digest, what was made of it, and the reason and message if nothing was.
+    """
+    files = map(pathlib.Path, paths)
+    if workers == 0:
+        work = make()
+        yield from ((path, work(path)) for path in files)
+        return
+    with WorkerPool(files, make, workers, limits or Limits()) as pool:
+        for path, answer in pool:
+            if isinstance(answer, Failure):
+                yield path, ("", None, answer.reason, f"{path}: {answer.message}")
             else:
-                yield Prepared(index, path, *pickle.loads(outcome))
+                yield path, pickle.loads(answer)

@@ -5,6 +5,7 @@ A worker imports numpy, scipy and trimesh, never JAX.
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import os
 import pathlib
@@ -12,33 +13,36 @@ import pickle
 import signal
 import struct
 import sys
-from typing import BinaryIO
+from typing import BinaryIO, Generic, TypeVar
 
 from sim_mjx import mesh_files, meshes
 from sim_mjx.bodies import BodyError, RigidBody
 from sim_mjx.cache import BodyCache
 from sim_mjx.protocol import Protocol
 
-# sha256, body, reason, message: the fields of `prepare.Prepared` behind the path.
-Outcome = tuple[str, RigidBody | None, str, str]
+Made = TypeVar("Made")
 
 _LENGTH = struct.Struct("<Q")
 
 
-class Preparer:
-    """Makes the bodies of files under one protocol."""
+class FileWork(abc.ABC, Generic[Made]):
+    """What is made of a file's bytes, or why nothing is; whatever the file holds."""
 
-    def __init__(self, protocol: Protocol, cache: pathlib.Path | None = None):
-        self._protocol = protocol
-        self._cache = None if cache is None else BodyCache(cache, protocol)
+    @abc.abstractmethod
+    def make(self, path: pathlib.Path, data: bytes, digest: str) -> Made:
+        """The work itself.
 
-    def __call__(self, path: pathlib.Path) -> Outcome:
-        """A body, or why there is none; whatever the file holds."""
+        Raises:
+            BodyError: the contents cannot be used.
+        """
+
+    def __call__(self, path: pathlib.Path) -> tuple[str, Made | None, str, str]:
+        """Digest, what was made, reason and message: `prepare.Prepared` behind the path."""
         digest = ""
         try:
             data = mesh_files.read_bytes(path)
             digest = hashlib.sha256(data).hexdigest()
-            body = self._body(path, data, digest)
+            made = self.make(path, data, digest)
         except BodyError as error:
             message = str(error).removeprefix(f"{path}: ")
             return digest, None, error.reason, f"{path}: {message}"
@@ -46,9 +50,18 @@ class Preparer:
             return digest, None, "unreadable", f"{path}: {error.strerror or error}"
         except MemoryError:
             return digest, None, "crashed", f"{path}: out of memory"
-        return digest, body, "", ""
+        return digest, made, "", ""
 
-    def _body(self, path: pathlib.Path, data: bytes, digest: str) -> RigidBody:
+
+class Preparer(FileWork[RigidBody]):
+    """Makes the bodies of files under one protocol."""
+
+    def __init__(self, protocol: Protocol, cache: pathlib.Path | None = None):
+        self._protocol = protocol
+        self._cache = None if cache is None else BodyCache(cache, protocol)
+
+    def make(self, path: pathlib.Path, data: bytes, digest: str) -> RigidBody:
+        """A body, from the cache if it is there."""
         kind = mesh_files.kind_of(path)
         cache = self._cache if mesh_files.is_whole(kind, data) else None
         kept = cache.load(kind, digest, str(path)) if cache else None

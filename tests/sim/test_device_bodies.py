@@ -13,6 +13,9 @@ import trimesh
 from sim_mjx import Protocol, concatenate, device_bodies, meshes, referee
 from sim_mjx.device_bodies import bodies_on_device, mass_integrals, pad, support_points
 from sim_mjx.mass_properties import winding_fault
+from sim_mjx.prepare import prepare
+from sim_mjx.prepare_device import prepare_on_device
+from sim_mjx.surfaces import Surface, surface_of
 from tests.sim import shapes
 
 # Double precision on both sides; only the order of sums differs. Principal axes of objects with two
@@ -28,6 +31,10 @@ def loaded():
     return [meshes.load_mesh(path) for path in paths]
 
 
+def upright(loaded):
+    return [surface_of(mesh, shapes.EVAL) for mesh in loaded]
+
+
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch):
     """Two programs of few lanes: compiling is what costs here."""
@@ -39,7 +46,7 @@ def small_batches(monkeypatch):
 def test_mass_agrees_with_the_host(loaded, mode):
     protocol = Protocol(inertia=mode)
     made = {}
-    for index, bodies in bodies_on_device(loaded, protocol):
+    for index, bodies in bodies_on_device([surface_of(m, protocol) for m in loaded], protocol):
         made.update({i: bodies[k] for k, i in enumerate(index)})
     for i, mesh in enumerate(loaded):
         host = meshes.body_from_triangles(mesh, protocol)
@@ -59,7 +66,7 @@ def test_mass_agrees_with_the_host(loaded, mode):
 
 def test_single_precision_is_bounded(loaded):
     """Where 64-bit types are off or slow: still five digits, of unit size."""
-    surfaces = [(meshes.start_vertices(m, shapes.EVAL), m.triangles) for m in loaded]
+    surfaces = upright(loaded)
     padded = pad(surfaces, 4096, len(surfaces))
     single = jax.device_get(mass_integrals(padded, True))
     with jax.enable_x64(True):
@@ -75,19 +82,18 @@ def test_winding_faults_are_those_of_the_host(loaded):
     box = shapes.from_trimesh(shapes.box(1, 1, 1))
     mixed = box.triangles.copy()
     mixed[0] = mixed[0][::-1]
-    surfaces = [(m.vertices, m.triangles) for m in loaded] + [
-        (box.vertices, box.triangles), (box.vertices, mixed)
-    ]  # fmt: skip
+    surfaces = upright(loaded)
+    surfaces += [Surface(box.vertices, box.triangles), Surface(box.vertices, mixed)]
     with jax.enable_x64(True):
         faults = mass_integrals(pad(surfaces, 4096, len(surfaces)), False).fault
-    expected = [winding_fault(triangles) is not None for _, triangles in surfaces]
+    expected = [winding_fault(triangles) is not None for _, triangles, *_ in surfaces]
     assert expected[-2:] == [False, True]
     np.testing.assert_array_equal(np.asarray(faults), expected)
 
 
 def test_padding_does_not_matter():
     box = shapes.from_trimesh(shapes.box(1, 2, 3))
-    surface = [(box.vertices, box.triangles)]
+    surface = [Surface(box.vertices, box.triangles)]
     with jax.enable_x64(True):
         masses = [mass_integrals(pad(surface, n, 1), False) for n in (16, 64)]
     for small, large in zip(*masses, strict=True):
@@ -114,14 +120,14 @@ def test_one_trace_a_bucket(loaded):
     for program in programs:
         program.clear_cache()
     made = [len(i) for part in (loaded[:5], loaded[5:], loaded)
-            for i, _ in bodies_on_device(part, shapes.EVAL)]  # fmt: skip
+            for i, _ in bodies_on_device(upright(part), shapes.EVAL)]  # fmt: skip
     assert sum(made) == 48
     assert [program._cache_size() for program in programs] == [2, 2]
 
 
 def test_labels_of_the_committed_meshes(loaded):
     """C MuJoCo on 256 points and on the whole hull: the same side of 20 degrees."""
-    index, bodies = zip(*bodies_on_device(loaded, shapes.EVAL), strict=True)
+    index, bodies = zip(*bodies_on_device(upright(loaded), shapes.EVAL), strict=True)
     rest = referee.drop(concatenate(list(bodies)), shapes.EVAL)
     recorded = {e["mesh"].split("/")[-1]: e["tilt_mj400"] for e in shapes.manifest()}
     names = [loaded[i].source.split("/")[-1] for part in index for i in part]
@@ -136,6 +142,30 @@ def test_labels_of_the_committed_meshes(loaded):
 
 def test_what_the_device_does_not_make(loaded):
     with pytest.raises(ValueError, match="voxel"):
-        next(bodies_on_device(loaded, Protocol(inertia="voxel")))
+        next(bodies_on_device(upright(loaded), Protocol(inertia="voxel")))
     large = shapes.from_trimesh(trimesh.creation.icosphere(5))
-    assert list(bodies_on_device([large], shapes.EVAL)) == []
+    assert list(bodies_on_device(upright([large]), shapes.EVAL)) == []
+
+
+def test_files_to_bodies_in_order(tmp_path, monkeypatch):
+    """As `prepare` gives them, but for the points; what the device cannot make has a hull."""
+    monkeypatch.setattr("sim_mjx.prepare_device._WINDOW", 5)
+    flat = tmp_path / "flat.obj"
+    flat.write_bytes(b"v 0 0 0\nv 1 0 0\nv 0 1 0\nv 1 1 0\nf 1 2 3\nf 2 4 3\n")
+    paths = sorted((shapes.DATA / "meshes").glob("*.obj"))[:8]
+    paths = [paths[0], tmp_path / "absent.obj", *paths[1:5], flat, *paths[5:]]
+    protocol = Protocol(inertia="exact")
+    host = list(prepare(paths, protocol, workers=0))
+    device = list(prepare_on_device(paths, protocol, workers=1))
+    assert len(device) == len(paths) == 10
+    fell_back = 0
+    for a, b in zip(host, device, strict=True):
+        assert (a.index, a.path, a.sha256, a.reason) == (b.index, b.path, b.sha256, b.reason)
+        if a.body is not None and b.body is not None:
+            np.testing.assert_allclose(a.body.mass, b.body.mass, rtol=AGREE)
+            fallback = a.body.provenance[0].fallback
+            assert b.body.provenance[0].fallback == fallback
+            assert (b.body.polygons is None) == (fallback is None)
+            fell_back += fallback is not None
+    assert [row.reason for row in device].count("") == 8
+    assert 0 < fell_back < 8
