@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sim_mjx import contact, world
+from sim_mjx import contact, pool, world
 from tests.sim import shapes, slim_states
 
 # One step differs by rounding only; over 100 steps contacts amplify it.
@@ -36,6 +37,17 @@ def agreement(protocol, count, seed):
             quantiles = " ".join(f"{q:.1e}" for q in np.quantile(of_kind, (0.5, 0.9, 0.99, 1)))
             print(f"{protocol.contact} {steps} steps {name}: p50 p90 p99 max {quantiles}")
     return (errors[1] < ONE_STEP).mean(), (errors[100] < HUNDRED_STEPS).mean()
+
+
+@pytest.mark.parametrize("contact_rule", ["c4", "skin"])
+def test_has_no_matrix_products(contact_rule):
+    """An accelerator may round those to ten bits, which moves tilts by degrees."""
+    protocol = dataclasses.replace(shapes.EVAL, contact=contact_rule)
+    body = jax.tree.map(jnp.asarray, world.simulation_body(shapes.leaning(0.5), protocol))
+    slots = pool.empty(2, body)
+    program = jax.make_jaxpr(functools.partial(pool.advance, protocol, "slim"))(slots)
+    assert "while" in str(program)
+    assert "dot_general" not in str(program)
 
 
 @pytest.mark.usefixtures("double")
