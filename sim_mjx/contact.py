@@ -102,7 +102,7 @@ def polygon_rule(polygons: HullPolygons) -> Rule:
         deepest = _first_max(-heights)
         entries = polygons.start[deepest] + jnp.arange(polygons.window)
         # Clipped by the gather; entries past the count are masked.
-        downward = _dot(polygons.normals[entries], up)
+        downward = _dot(jnp.asarray(polygons.normals)[entries], up)
         past = jnp.arange(polygons.window) >= polygons.count[deepest]
         entry = entries[_first_max(jnp.where(past, -jnp.inf, -downward))]
         index = jnp.asarray(polygons.contacts)[entry]
