@@ -121,12 +121,16 @@ def measure(case: Case, bodies: RigidBody, rounds: int) -> dict[str, Any]:
     else:
         run = functools.partial(drop, many, protocol, slots=case.slots, step=case.step)
     first, _ = _timed(run)
-    seconds, rest = _timed(run)
+    arrivals: list[tuple[float, int]] = []
+    started = time.perf_counter()
+    rest = run(progress=lambda n: arrivals.append((time.perf_counter() - started, n)))
+    seconds = time.perf_counter() - started
     steps = int(rest.steps.sum())
     return {
         "objects": count,
         "seconds": seconds,
         "first_run_seconds": first,
+        "seconds_to_99_percent": _reached(arrivals, 0.99 * count),
         "labels_per_second": count / seconds,
         "steps_per_second": steps / seconds,
         "mean_steps": steps / count,
@@ -187,6 +191,16 @@ def jobs(paths: list[pathlib.Path]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _count(prepared) -> int:
     return sum(item.body is not None for item in prepared)
+
+
+def _reached(arrivals: list[tuple[float, int]], wanted: float) -> float | None:
+    """When so many labels were there: what is left is the tail of objects that roll on."""
+    done = 0
+    for seconds, count in sorted(arrivals):
+        done += count
+        if done >= wanted:
+            return seconds
+    return None
 
 
 def _timed(call: Callable) -> tuple[float, Any]:
