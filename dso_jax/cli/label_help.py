@@ -19,7 +19,8 @@ engines
              is mjx.step itself; slim, the default, solves the same equations (soft contacts,
              Newton, Euler) without what one free body on a plane has none of: joints, tendons,
              actuators, sensors. They agree to rounding, and slim is several times as fast.
-  mujoco     C MuJoCo in double precision, on all cores; what the others are measured against
+  mujoco     C MuJoCo in double precision, on all cores; what the others are measured against, and
+             the quickest for a few files, since it compiles nothing
   mujoco_warp  NVIDIA's MuJoCo for CUDA, if the packages mujoco-warp and warp-lang are installed
 
 columns
