@@ -15,7 +15,6 @@ from dso_jax.pretrained import hub, pipeline
 logger = logging.getLogger(__name__)
 
 Others = Literal["copy", "link"]
-SUFFIXES = (".json", ".safetensors")
 
 
 def write(
@@ -43,14 +42,14 @@ def write(
     contents = json.loads((base / hub.PIPELINE).read_text(encoding="utf-8"))
     stems = contents["args"]["models"]
     for role, stem in stems.items():
-        here = all((base / f"{stem}{suffix}").is_file() for suffix in SUFFIXES)
+        here = all((base / f"{stem}{suffix}").is_file() for suffix in hub.SUFFIXES)
         if not here and repo is None and role != pipeline.FLOW:
             logger.warning("%s: no %s, which pipeline.json names; left as it is", base, stem)
             continue
         sources = hub.model_files(base, stem, repo=repo)
         inside = not Path(stem).is_absolute() and ".." not in Path(stem).parts
         stems[role] = stem if inside else f"ckpts/{Path(stem).name}"
-        description, weights = (folder / f"{stems[role]}{suffix}" for suffix in SUFFIXES)
+        description, weights = (folder / f"{stems[role]}{suffix}" for suffix in hub.SUFFIXES)
         description.parent.mkdir(parents=True, exist_ok=True)
         if role == pipeline.FLOW:
             _copy(sources[0], description)

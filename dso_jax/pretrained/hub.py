@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 
 from dso_jax.errors import UsageError
 
 PIPELINE = "pipeline.json"
+SUFFIXES = (".json", ".safetensors")  # of a model's description and weights
 EMBEDDED = {"toybox": Path(__file__).parent.parent / "toybox" / "weights"}
 # What the published generators are called here -> their repository.
 PUBLISHED = {
@@ -16,6 +18,10 @@ PUBLISHED = {
     for size in ("image-large", "text-base", "text-large", "text-xlarge")
 }
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+class NotThere(UsageError):
+    """The repository may be there, but has no such file."""
 
 
 def repository(name: str) -> str | None:
@@ -59,7 +65,7 @@ def model_files(
     """Description (.json) and weights (.safetensors) of a model that `pipeline.json` names.
 
     A stem is relative to the folder; where no such file is, it may name another repository's, as
-    the text pipelines name the image pipeline's decoder.
+    the text pipelines name the image pipeline's decoder. Upstream looks in the same order.
 
     Args:
       repo: the repository that `folder` was fetched from.
@@ -67,47 +73,54 @@ def model_files(
     Raises:
       UsageError: the files are nowhere.
     """
-    names = (f"{stem}.json", f"{stem}.safetensors")
-    local = [folder / name for name in names]
+    local = _pair(folder / f"{stem}{suffix}" for suffix in SUFFIXES)
     if all(path.is_file() for path in local):
-        return local[0], local[1]
-    if repo is not None and ".." not in Path(stem).parts:
-        found = [fetch(repo, name, offline=offline) for name in names]
-        return found[0], found[1]
+        return local
     owner, _, rest = stem.partition("/")
     other, _, inside = rest.partition("/")
     # A folder that has one of the two files is damaged; it does not mean another repository.
-    if not any(path.is_file() for path in local) and not (folder / owner).exists() and inside:
-        found = [
-            fetch(f"{owner}/{other}", f"{inside}{Path(name).suffix}", offline=offline)
-            for name in names
-        ]
-        return found[0], found[1]
+    named = inside and not any(path.is_file() for path in local) and not (folder / owner).exists()
+    if repo is not None and ".." not in Path(stem).parts:
+        try:
+            return _pair(fetch(repo, f"{stem}{suffix}", offline=offline) for suffix in SUFFIXES)
+        except NotThere:
+            if not named:
+                raise
+    if named:
+        theirs = f"{owner}/{other}"
+        return _pair(fetch(theirs, f"{inside}{suffix}", offline=offline) for suffix in SUFFIXES)
     missing = next(path for path in local if not path.is_file())
     raise UsageError(f"{missing}: no such file, but {folder / PIPELINE} names it")
+
+
+def _pair(paths: Iterable[Path]) -> tuple[Path, Path]:
+    description, weights = paths
+    return description, weights
 
 
 def fetch(repo: str, name: str, *, offline: bool | None = None) -> Path:
     """One file of a hub repository, from the hub's cache or the network.
 
     Raises:
-      UsageError: huggingface_hub is not installed, or what it says about repository, file or
-        network.
+      NotThere: the repository has no such file, or the hub's cache has not and must do.
+      UsageError: huggingface_hub is not installed, or what it says about repository or network.
     """
-    download, errors = _library(repo)
+    library, errors = _library(repo)
     try:
         # None leaves the choice to HF_HUB_OFFLINE, which the library reads itself.
-        return Path(download(repo, name, local_files_only=bool(offline)))
+        return Path(library.hf_hub_download(repo, name, local_files_only=bool(offline)))
     except errors as error:
         text = " ".join(str(error).split())
         where = "in the hub's cache (offline)" if offline else "on the Hugging Face hub"
-        raise UsageError(
-            f"{repo}/{name}: not to be had {where}: {type(error).__name__}: {text}; with a local "
-            "copy, give its path"
+        absent = isinstance(error, library.errors.EntryNotFoundError)
+        raise (NotThere if absent else UsageError)(
+            f"{repo}/{name}: no local file, and not to be had {where}: {type(error).__name__}: "
+            f"{text}; with a local copy, give its path"
         ) from error
 
 
-def _library(repo: str) -> tuple[Callable[..., str], tuple[type[Exception], ...]]:
+def _library(repo: str) -> tuple[ModuleType, tuple[type[Exception], ...]]:
+    """huggingface_hub, and what it raises for a repository, a file or the network."""
     try:
         import huggingface_hub
         import huggingface_hub.errors
@@ -115,6 +128,13 @@ def _library(repo: str) -> tuple[Callable[..., str], tuple[type[Exception], ...]
         raise UsageError(
             f"{repo}: not a local folder, and the hub needs a package: pip install 'dso-jax[hub]'"
         ) from None
-    errors = (huggingface_hub.errors.HfHubHTTPError, huggingface_hub.errors.HFValidationError)
-    # LocalEntryNotFoundError, for one, is a FileNotFoundError; network errors are OSErrors.
-    return huggingface_hub.hf_hub_download, (*errors, OSError)
+    errors = huggingface_hub.errors
+    # What breaks off in the middle of a download comes as an error of the HTTP library, which
+    # changes with the hub's releases: the hub's own error derives from it. A file that its cache
+    # lacks is a FileNotFoundError.
+    return huggingface_hub, (
+        *errors.HfHubHTTPError.__bases__,
+        errors.HFValidationError,
+        errors.EntryNotFoundError,
+        OSError,
+    )

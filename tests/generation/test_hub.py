@@ -81,6 +81,38 @@ def test_a_model_of_another_repository_is_found(cache, tmp_path):
         assert pretrained.load(str(folder)).decoder_config == DECODER
 
 
+def test_a_repository_names_a_model_of_another(cache, tmp_path):
+    """Both come from the hub; what neither has is looked for where the name leads."""
+    other = "someone/text"
+    folder = tmp_path / "cache" / f"models--{other.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text(REVISION)
+    text = write(folder / "snapshots" / REVISION)
+    for path in (text / "ckpts").glob("decoder*"):
+        path.unlink()
+    rename_stem(text, pretrained.DECODER, f"{REPO}/ckpts/decoder")
+    assert pretrained.load(other).decoder_config == DECODER
+    rename_stem(text, pretrained.DECODER, f"{REPO}/ckpts/absent")
+    with pytest.raises(UsageError, match=f"^{REPO}/ckpts/absent.json: no local file"):
+        pretrained.load(other)
+    rename_stem(text, pretrained.DECODER, "ckpts/absent")
+    with pytest.raises(UsageError, match=f"^{other}/ckpts/absent.json: no local file"):
+        pretrained.load(other)
+
+
+def test_a_connection_that_breaks_off_is_told_in_one_line(cache, monkeypatch):
+    """What the HTTP library raises is neither the hub's error nor an OSError."""
+    hub_library = pytest.importorskip("huggingface_hub")
+    of_http = hub_library.errors.HfHubHTTPError.__bases__[0]
+
+    def broken(*args, **kwargs):
+        raise of_http("peer closed connection")
+
+    monkeypatch.setattr(hub_library, "hf_hub_download", broken)
+    with pytest.raises(UsageError, match=r"pipeline\.json: no local file.*peer closed connection"):
+        pretrained.load(REPO)
+
+
 @pytest.mark.parametrize("suffix", [".json", ".safetensors"])
 def test_half_a_model_is_not_looked_for_elsewhere(cache, tmp_path, suffix):
     folder = write(tmp_path / "local")
@@ -93,7 +125,9 @@ def test_half_a_model_is_not_looked_for_elsewhere(cache, tmp_path, suffix):
 def test_the_hubs_own_reason_is_told(cache, name):
     repo = hub.PUBLISHED.get(name, name)
     for offline in (True, None):
-        with pytest.raises(UsageError, match=f"{repo}/pipeline.json: not to be had") as error:
+        with pytest.raises(
+            UsageError, match=f"{repo}/pipeline.json: no local file, and not to be had"
+        ) as error:
             pretrained.load(name, offline=offline)
         assert "LocalEntryNotFoundError" in str(error.value)
         assert len(str(error.value).splitlines()) == 1
