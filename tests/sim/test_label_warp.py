@@ -23,22 +23,20 @@ def test_without_the_packages_the_remedy_is_named(monkeypatch, tmp_path, capsys)
     assert list(tmp_path.iterdir()) == []
 
 
-# Not a skip: what is not installed is an engine that this environment does not have.
-if importlib.util.find_spec("mujoco_warp") is not None:
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # warp has deprecations of its own
+def test_agrees_with_the_referee_through_refilled_worlds():
+    pytest.importorskip("mujoco_warp")
+    from sim_mjx import warp_engine
 
-    @pytest.mark.slow
-    @pytest.mark.filterwarnings("default")  # warp has deprecations of its own
-    def test_agrees_with_the_referee_through_refilled_worlds():
-        from sim_mjx import warp_engine
-
-        names = ("towel3", "lantern", "table", "crate", "stool2", "outdoorLamp", "pallet")
-        bodies = [body_from_mesh(shapes.mesh_path(name), shapes.FAST) for name in names]
-        width = bodies[0].points.shape[1]
-        batch = concatenate([body for body in bodies if body.points.shape[1] == width])
-        seen = []
-        rest = warp_engine.drop(batch, shapes.FAST, slots=3, progress=seen.append)
-        c = referee.drop(batch, shapes.FAST)
-        assert sum(seen) == len(batch) > 3
-        np.testing.assert_array_equal(rest.stable(shapes.FAST), c.stable(shapes.FAST))
-        np.testing.assert_array_equal(rest.status, c.status)
-        assert np.abs(rest.tilt_deg - c.tilt_deg).max() < 0.1
+    names = ("towel3", "lantern", "table", "crate", "stool2", "outdoorLamp", "pallet")
+    bodies = [body_from_mesh(shapes.mesh_path(name), shapes.FAST) for name in names]
+    width = bodies[0].points.shape[1]
+    batch = concatenate([body for body in bodies if body.points.shape[1] == width])
+    seen = []
+    rest = warp_engine.drop(batch, shapes.FAST, slots=3, progress=seen.append)
+    c = referee.drop(batch, shapes.FAST)
+    assert sum(seen) == len(batch) > 3
+    np.testing.assert_array_equal(rest.stable(shapes.FAST), c.stable(shapes.FAST))
+    np.testing.assert_array_equal(rest.status, c.status)
+    assert np.abs(rest.tilt_deg - c.tilt_deg).max() < 0.1
