@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sim_mjx.bodies import Provenance, RigidBody
 from sim_mjx.directions import support_directions
-from sim_mjx.mass_properties import THIN
+from sim_mjx.mass_properties import THIN, physical
 from sim_mjx.protocol import Protocol
 from sim_mjx.surfaces import Surface
 
@@ -94,11 +94,11 @@ def _batch(
     with jax.enable_x64(True):
         mass = mass_integrals(padded, protocol.inertia == "legacy")
         body = jax.device_get(_bodies(padded.vertices, mass, protocol.density, points))
-        volume, fault = np.asarray(mass.volume), np.asarray(mass.fault)
+        volume, fault = (np.asarray(leaf)[: len(index)] for leaf in (mass.volume, mass.fault))
     box = np.array([np.prod(np.ptp(one.vertices, axis=0)) for one in surfaces])
-    good = volume[: len(index)] > THIN * box
+    good = (volume > THIN * box) & physical(body[3][: len(index)])
     if protocol.inertia == "exact":
-        good &= ~fault[: len(index)]
+        good &= ~fault
     kept = np.flatnonzero(good)
     provenance = tuple(
         Provenance(

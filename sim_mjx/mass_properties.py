@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from sim_mjx.bodies import BodyError
 from sim_mjx.hull import Hull
@@ -26,6 +26,11 @@ from sim_mjx.solid import solid_integrals
 
 # Less volume than this share of the bounding box's is a shell or a plate, not a solid.
 THIN = 1e-9
+# Moments of a real body: none is zero (a needle's rounds to it), none exceeds the sum of the others
+# (a plate's equals it).
+_NEEDLE, _PLATE = 1e-13, 1e-9
+
+Integrals = tuple[float, Float[np.ndarray, " 3"], Float[np.ndarray, "3 3"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,24 +66,47 @@ def mass_properties(
     box = float(np.prod(np.ptp(vertices, axis=0)))
     # MuJoCo stores vertices in single precision before it integrates.
     single = vertices.astype(np.float32).astype(np.float64)
-    if mode == "shell":
-        return MassProperties(*_integrate_shell(single, triangles), mode)
     fallback = None
     if mode != "convex":
         fallback = winding_fault(triangles) if mode == "exact" else None
         if fallback is None:
-            if mode == "voxel":
-                volume, com, tensor = solid_integrals(single, triangles)
-            else:
-                volume, com, tensor = _integrate(single, triangles, absolute=mode == "legacy")
-            if volume > THIN * box:
-                return MassProperties(volume, com, tensor, mode)
-            fallback = "negative_volume" if volume < -THIN * box else "no_volume"
+            integrals = _integrals(single, triangles, mode)
+            fallback = _fault(*integrals, box)
+            if fallback is None:
+                return MassProperties(*integrals, mode)
     corners = hull.vertices.astype(np.float32).astype(np.float64)
-    volume, com, tensor = _integrate(corners, hull.triangles, absolute=False)
-    if not volume > THIN * box:
+    integrals = _integrals(corners, hull.triangles, "convex")
+    if _fault(*integrals, box):
         raise BodyError("flat", "the hull has no volume")
-    return MassProperties(volume, com, tensor, "convex", fallback)
+    return MassProperties(*integrals, "convex", fallback)
+
+
+def _integrals(
+    vertices: Float[np.ndarray, "N 3"], triangles: Int[np.ndarray, "F 3"], mode: InertiaMode
+) -> Integrals:
+    if mode == "shell":
+        return _integrate_shell(vertices, triangles)
+    if mode == "voxel":
+        return solid_integrals(vertices, triangles)
+    return _integrate(vertices, triangles, absolute=mode == "legacy")
+
+
+def _fault(
+    volume: float, com: Float[np.ndarray, " 3"], tensor: Float[np.ndarray, "3 3"], box: float
+) -> str | None:
+    """Why no body can have these integrals, or None."""
+    if not np.isfinite(volume) or not np.isfinite(tensor).all() or not np.isfinite(com).all():
+        return "no_volume"
+    if not volume > THIN * box:
+        return "negative_volume" if volume < -THIN * box else "no_volume"
+    # Signed volumes of a surface that is closed nowhere can add up to anything.
+    return None if physical(np.linalg.eigvalsh(tensor)) else "no_inertia"
+
+
+def physical(moments: Float[np.ndarray, "*batch 3"]) -> Bool[np.ndarray, "*batch"]:
+    """Whether a body can have these principal moments, which MuJoCo insists on."""
+    small, middle, large = np.moveaxis(np.sort(moments, axis=-1), -1, 0)
+    return (small > _NEEDLE * large) & (small + middle > (1 - _PLATE) * large)
 
 
 def winding_fault(triangles: Int[np.ndarray, "F 3"]) -> str | None:
@@ -90,7 +118,7 @@ def winding_fault(triangles: Int[np.ndarray, "F 3"]) -> str | None:
 
 def _integrate(
     vertices: Float[np.ndarray, "N 3"], triangles: Int[np.ndarray, "F 3"], absolute: bool
-) -> tuple[float, Float[np.ndarray, " 3"], Float[np.ndarray, "3 3"]]:
+) -> Integrals:
     """Volume, centre of mass, and inertia tensor about it.
 
     In two passes, as MuJoCo does: absolute volumes depend on the apex of the tetrahedra, and only
@@ -121,7 +149,7 @@ def _integrate(
 
 def _integrate_shell(
     vertices: Float[np.ndarray, "N 3"], triangles: Int[np.ndarray, "F 3"]
-) -> tuple[float, Float[np.ndarray, " 3"], Float[np.ndarray, "3 3"]]:
+) -> Integrals:
     """Area, its centre, and inertia tensor about it, of a sheet of unit mass per area."""
     corners = vertices.take(triangles, axis=0)
     cross = _cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])

@@ -2,9 +2,52 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from benchmarks import garbage
+from sim_mjx import Protocol
+from sim_mjx.prepare_one import Preparer
+
+REASONS = {"", "empty", "flat", "nan_vertices", "not_a_mesh", "too_large", "too_many_faces"}
+WORDS = (b"\xff\xff\xff\x7f", b"\0\0\0\0", b"9999", b"nan ", b"-1  ", b"\0\0\x80\x7f", b"1e39")
+
+
+def spoiled(data: bytes, rng: random.Random) -> bytes:
+    """A copy with a few bytes changed, cut out or put in."""
+    text = bytearray(data)
+    for _ in range(rng.choice([1, 1, 3, 20])):
+        at = rng.randrange(len(text))
+        match rng.randrange(4):
+            case 0:
+                text[at] = rng.randrange(256)
+            case 1:
+                del text[at : min(at + rng.choice([1, 4, 100]), len(text) - 1)]
+            case 2:
+                text[at:at] = rng.randbytes(rng.choice([1, 4, 64]))
+            case _:
+                text[at : at + 4] = rng.choice(WORDS)
+    return bytes(text)
+
+
+@pytest.mark.filterwarnings("ignore")  # of readers that complain and go on
+@pytest.mark.parametrize("mode", ["legacy", "exact", "shell", "voxel"])
+def test_spoiled_files_give_a_sound_body_or_a_reason(mode, tmp_path):
+    rng = random.Random(mode)
+    files = [path for path in garbage.good_files(tmp_path) if path.stat().st_size < 20_000]
+    work = Preparer(Protocol(inertia=mode))
+    bodies = 0
+    for _ in range(100):
+        source = rng.choice(files)
+        path = tmp_path / f"spoiled{source.suffix}"
+        path.write_bytes(spoiled(source.read_bytes(), rng))
+        _, body, reason, _ = work(path)
+        assert reason in REASONS
+        if body is not None:
+            bodies += 1
+            assert garbage.finite(body)
+    assert 0 < bodies < 100
 
 
 @pytest.mark.slow

@@ -91,6 +91,20 @@ def test_exact_falls_back_with_the_reason():
     np.testing.assert_allclose(ours.volume, 1.0, rtol=1e-6)
 
 
+def test_inertia_that_no_body_has_is_refused():
+    """A box, and beside it one turned inside out: the volume is positive, the moments are not."""
+    hole = shapes.box(0.9, 0.9, 0.9)
+    hole.vertices += [3.0, 0.0, 0.0]
+    hole.faces = hole.faces[:, ::-1]
+    box = shapes.box(1, 1, 1)
+    vertices = np.concatenate([box.vertices, hole.vertices])
+    triangles = np.concatenate([box.faces, hole.faces + len(box.vertices)])
+    ours = mass_properties(vertices, triangles, convex_hull(vertices), "exact")
+    assert (ours.mode, ours.fallback) == ("convex", "no_inertia")
+    with pytest.raises(ValueError, match="inertia"):
+        compiled(vertices, triangles, "exact")
+
+
 def test_principal_axes_rebuild_the_tensor():
     rng = np.random.default_rng(0)
     factor = rng.normal(size=(5, 3, 3))
