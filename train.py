@@ -28,7 +28,7 @@ from dso_jax import config_io, data
 from dso_jax.config import Config
 from dso_jax.models import LoRAConfig, lora
 from dso_jax.store import Dataset
-from dso_jax.training import heldout, policy, runs, setup, sharding
+from dso_jax.training import heldout, policy, processes, runs, setup, sharding
 from dso_jax.training.checkpoints import Checkpoints, Origin
 from dso_jax.training.interrupt import stop_on_signal
 from dso_jax.training.metrics import MetricLog, Throughput, check_finite, headline, progress_bar
@@ -95,7 +95,7 @@ def main(
     )
     base = setup.load_base(config, mesh) if base is None else base
     setup.check_fit(dataset, base)
-    adapter_key, step_key = jax.random.split(jax.random.key(train.seed))
+    adapter_key, step_key = setup.keys(train.seed, mesh)
     model, trainable, weights = policy.build(config, base, adapter_key, mesh)
     logger.info(setup.describe(trainable, weights))
     if evaluate is None:
@@ -115,7 +115,9 @@ def main(
         state, saved = restored
         position, best = saved["position"], saved["best"]
         logger.info("%s: resumed at step %d", folder, position)
-    runs.write_config(folder, config)
+    first = processes.is_first()
+    if first:
+        runs.write_config(folder, config)
 
     # ---------------------------------------------------------------- compile
     batch = sharding.to_device(data.at(batches, position), mesh)
@@ -127,7 +129,6 @@ def main(
     diagnose = make_diagnose(objective, mesh)
 
     # ---------------------------------------------------------------- what a run leaves behind
-    first = jax.process_index() == 0
     log = MetricLog(folder / "metrics.jsonl", position, active=first)
 
     def write_adapter(name: str, figures: dict[str, Any]) -> None:
@@ -141,13 +142,15 @@ def main(
         nonlocal best
         if evaluate is None:
             return None
-        figures = evaluate(lora.combine(state.trainable, weights.frozen))
-        row = log.write("eval", position, figures)
-        logger.info("step %d, held out: %.1f %% stable", position, 100 * row["stable"])
-        if best is None or row["stable"] > best["stable"]:
-            best = {"step": position, "stable": row["stable"]}
+        params = processes.local(lora.combine(state.trainable, weights.frozen), mesh)
+        figures = evaluate(params)
+        stable = processes.same(float(figures["stable"]))
+        log.write("eval", position, figures | {"stable": stable})
+        logger.info("step %d, held out: %.1f %% stable", position, 100 * stable)
+        if best is None or stable > best["stable"]:
+            best = {"step": position, "stable": stable}
             write_adapter("adapter-best", best)
-        return row["stable"]
+        return stable
 
     def save(score: float | None) -> None:
         run = {"position": position, "best": best, "config": dataclasses.asdict(config)}
@@ -164,7 +167,9 @@ def main(
         if position == 0 and train.eval_every:
             look()
         speed = Throughput(setup.samples_per_step(config))
-        while position < train.steps and not stop.requested:
+        any_process = processes.AnyProcess(mesh)
+        stopping = any_process(stop.requested)
+        while position < train.steps and not stopping:
             batch = sharding.to_device(next(iterator), mesh)
             logged = position % train.log_every == 0 or position == train.steps - 1
             probed = probe_fn(state, weights, batch, step_key) if logged else None
@@ -181,7 +186,8 @@ def main(
                 score = None
                 if train.eval_every and (last or position % train.eval_every == 0):
                     score = look()
-                due = last or stop.requested or position % train.checkpoint_every == 0
+                stopping = any_process(stop.requested)
+                due = last or stopping or position % train.checkpoint_every == 0
                 if due or score is not None:
                     save(score)
             progress(position)

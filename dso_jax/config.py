@@ -99,6 +99,13 @@ class SystemConfig:
     fsdp: int = 1
     """Devices that share one copy of the base, a part each, and gather a block when it is its turn;
     1 keeps the whole base on every device."""
+    coordinator: str | None = None
+    """HOST:PORT of the first of several processes; None leaves it to SLURM, Open MPI or Kubernetes
+    (an Indexed Job), as JAX detects them."""
+    processes: int | None = None
+    """How many processes train together; None as above, 1 trains alone whatever they say."""
+    process: int | None = None
+    """Number of this process, from 0; None as above."""
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ object's stable and one of its unstable samples, and one of its images as the co
 uniform (spec of the reference: winner, loser and condition may come from different views).
 Unpaired: single samples over the dataset's own label mix (Eq. 5 of the paper).
 
-Batch k holds examples k B .. (k + 1) B - 1 whatever the number of processes, so a run can resume on
-another number of hosts, and its position is one integer.
+Batch k holds examples k B .. (k + 1) B - 1 in this order whatever the number of processes, of which
+each reads one piece; so a run can resume on another number of hosts, and its position is one
+integer.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def batches(
         batch_size: pairs a step over all processes, B; unpaired, 2 B single samples.
         seed: of the order and of the choices.
         pairing: "paired" or "unpaired".
-        process, processes: this process takes every `processes`-th example from `process` on.
+        process, processes: this process takes piece `process` of `processes` of every batch.
 
     Returns:
         Paired: `win`, `lose` (B, C, r, r, r) and `cond` (B, S, D). Unpaired: `x`, `stable` (2 B,)
@@ -120,7 +121,9 @@ def batches(
         batch_size *= 2
     else:
         examples = pairs(dataset, seed).map(lambda pair: _read_pair(dataset, pair))
-    return examples[process::processes].batch(batch_size // processes)
+    if processes > 1:
+        examples = grain.MapDataset.source(_Piece(examples, batch_size, process, processes))
+    return examples.batch(batch_size // processes)
 
 
 def at(dataset: grain.MapDataset[T], index: int) -> T:
@@ -136,6 +139,21 @@ def iterate(steps: grain.MapDataset, start: int = 0) -> grain.DatasetIterator:
     state = iterator.get_state()
     iterator.set_state(state | {"next_index": start})
     return iterator
+
+
+class _Piece:
+    """The examples of one process, in order: a source for grain."""
+
+    def __init__(self, examples: grain.MapDataset, batch: int, process: int, processes: int):
+        self._examples, self._batch, self._size = examples, batch, batch // processes
+        self._first, self._length = process * self._size, len(examples) // processes
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        batch, row = divmod(index, self._size)
+        return at(self._examples, batch * self._batch + self._first + row)
 
 
 def _singles(dataset: Dataset, seed: int) -> grain.MapDataset:

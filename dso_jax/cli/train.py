@@ -16,6 +16,9 @@ def main(argv: Sequence[str]) -> int:
     from dso_jax import config_io
 
     config = config_io.parse(argv)
+    from dso_jax.training import processes
+
+    processes.connect(config.system)  # before anything asks JAX for its devices
     import train
 
     return 0 if train.main(config).finished else STOPPED

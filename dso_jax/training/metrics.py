@@ -14,6 +14,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from dso_jax.atomic import write_text
+
 logger = logging.getLogger(__name__)
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -34,8 +36,8 @@ class MetricLog:
         self.rows = [row for row in _read(path) if _precedes(row, start)] if start else []
         self._file = None
         if active:
-            text = "".join(json.dumps(row) + "\n" for row in self.rows)
-            path.write_text(text, encoding="utf-8")
+            # Whole or not at all: other processes may be reading it.
+            write_text(path, "".join(json.dumps(row) + "\n" for row in self.rows))
             self._file = path.open("a", encoding="utf-8")
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from dso_jax.atomic import write_atomic
 from dso_jax.config import Config
 from dso_jax.errors import UsageError
 from dso_jax.models import LoRAConfig
+from dso_jax.training import processes
 from weight_port import write_peft_adapter
 
 logger = logging.getLogger(__name__)
@@ -51,8 +52,9 @@ def open_run(config: Config) -> Path:
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UsageError(f"{folder}: cannot be written")
     if config.train.overwrite:
-        for name in OURS:
+        for name in OURS if processes.is_first() else ():
             _remove(folder / name)
+        processes.barrier("the run folder is empty")
     path = folder / "config.yaml"
     if path.exists() and (folder / "checkpoints").exists():
         for key, (old, new) in config_io.differences(config_io.load(path), config).items():

@@ -57,6 +57,15 @@ def check_fit(dataset: Dataset, base: Any) -> None:
         logger.warning("%s: the samples were made by another generator than %s", meta, base.name)
 
 
+def keys(seed: int, mesh: Mesh) -> tuple[jax.Array, jax.Array]:
+    """The keys of the adapter's start and of the steps; the second is on all devices."""
+
+    def split() -> jax.Array:
+        return jax.random.split(jax.random.key(seed))
+
+    return split()[0], jax.jit(lambda: split()[1], out_shardings=sharding.replicated(mesh))()
+
+
 def describe(trainable: dict, weights: Weights) -> str:
     """How much trains, as a sentence."""
     counts = [sum(leaf.size for leaf in jax.tree.leaves(t)) for t in (trainable, weights.frozen)]

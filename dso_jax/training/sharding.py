@@ -83,9 +83,9 @@ def place(tree: Any, where: NamedSharding | Callable[[tuple[int, ...]], NamedSha
 
     def put(leaf: jax.Array) -> jax.Array:
         target = where if isinstance(where, NamedSharding) else where(leaf.shape)
-        if target.is_fully_addressable or leaf.sharding == target:
+        if target.is_fully_addressable or not leaf.is_fully_addressable:
             return jax.device_put(leaf, target)
-        host = np.asarray(leaf)
+        host = np.asarray(leaf)  # device_put would compare it with the other processes'
         return jax.make_array_from_callback(leaf.shape, target, lambda index: host[index])
 
     return jax.tree.map(put, tree)

@@ -19,7 +19,7 @@ import pytest
 import train
 from dso_jax import config_io, data
 from dso_jax.cli import main as dso
-from dso_jax.config import Config
+from dso_jax.config import Config, SystemConfig
 from dso_jax.errors import UsageError
 from dso_jax.models import lora
 from dso_jax.training.metrics import NonFiniteError
@@ -205,8 +205,12 @@ def test_resuming_something_else_is_refused(uninterrupted, base, tmp_path):
 @pytest.mark.slow  # two more device counts to compile for
 def test_a_run_resumes_on_other_numbers_of_devices(uninterrupted, base, config):
     _, whole = uninterrupted
-    for steps, devices in ((1, 1), (2, 4), (4, 2)):
-        moved = train.main(change(config, steps=steps), base=base, devices=jax.devices()[:devices])
+    for steps, devices, fsdp in ((1, 4, 2), (2, 1, 1), (4, 2, 2)):
+        moved = train.main(
+            dataclasses.replace(change(config, steps=steps), system=SystemConfig(fsdp=fsdp)),
+            base=base,
+            devices=jax.devices()[:devices],
+        )
         assert moved.steps == steps
     chex.assert_trees_all_close(adapter(moved), adapter(whole), rtol=1e-4, atol=1e-5)
 
