@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from sim_mjx import contact
 from sim_mjx.bodies import HullPolygons, RigidBody
@@ -149,7 +149,7 @@ def step(protocol: Protocol, body: Body, state: State) -> State:
     return State(after.qpos, after.qvel, after.qacc_warmstart)
 
 
-def simulate(protocol: Protocol, body: Body, state: State, steps: int) -> State:
+def simulate(protocol: Protocol, body: Body, state: State, steps: int | Int[Array, ""]) -> State:
     """That many steps of a batch of bodies."""
     one = jax.vmap(functools.partial(step, protocol))
     return jax.lax.fori_loop(0, steps, lambda _, s: one(body, s), state)

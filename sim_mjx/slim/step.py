@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Int
 
 from sim_mjx import world
 from sim_mjx.protocol import Protocol
@@ -45,7 +46,7 @@ def simulate(
     protocol: Protocol,
     body: world.Body,
     state: world.State,
-    steps: int,
+    steps: int | Int[Array, ""],
     *,
     early: bool | None = None,
 ) -> world.State:

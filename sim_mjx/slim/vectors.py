@@ -9,7 +9,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-Scalar = Float[Array, " S"]
+Scalar = Float[Array, "..."]  # a number of each body (S,), or of each of its contacts (C, S)
 Vector = tuple[Scalar, Scalar, Scalar]
 Matrix = tuple[Vector, Vector, Vector]  # rows
 Quaternion = tuple[Scalar, Scalar, Scalar, Scalar]  # wxyz
