@@ -1,0 +1,78 @@
+"""Adapters from where a user has them: a run of `dso train`, a PEFT folder, a DSO checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+
+from dso_jax import config_io
+from dso_jax.cli import exporting
+from dso_jax.config import Config
+from dso_jax.errors import UsageError
+from dso_jax.models import LoRAConfig, lora
+from dso_jax.pretrained import Base
+from weight_port import WeightError, layouts
+
+NAMES = ("adapter-best", "adapter")  # in a run, the better first
+
+
+def attach(base: Base, source: Path) -> tuple[dict, LoRAConfig]:
+    """The flow's parameters with the adapter in `source`, and the adapter's settings.
+
+    Raises:
+      UsageError: there is none, or it does not fit `base` or was trained on another.
+    """
+    found = _find(source)
+    try:
+        adapter = layouts.read(found, flow=base.flow_config, base_sha256=base.sha256)
+        if adapter.lora is None:
+            raise UsageError(
+                f"{found}: has no adapter but a {adapter.layout} of {adapter.kind}; give the "
+                "pipeline folder that it belongs to as --base"
+            )
+        if adapter.layout == "dso":  # has its base with it, which need not be this one
+            layouts.with_base(adapter, exporting.load_base(base.name).stored())
+    except WeightError as error:
+        raise UsageError(str(error)) from error
+    params = lora.with_adapter(base.flow_params, lora.adapter_leaves(adapter.params))
+    _check_trained(source, params)
+    return params, adapter.lora
+
+
+def recorded_base(source: Path) -> str | None:
+    """The base that a run of `dso train` started from; None if `source` is no such folder."""
+    config = _config(source)
+    return None if config is None else config.base
+
+
+def _config(source: Path) -> Config | None:
+    path = source / "config.yaml"
+    return config_io.load(path) if path.is_file() else None
+
+
+def _check_trained(source: Path, params: dict) -> None:
+    """Refuses a run that trained weights of the base too: its adapter alone is not its model."""
+    config = _config(source)
+    if config is None:
+        return
+    mask = lora.trainable_mask(params, config.trainable)
+    if any(jax.tree.leaves(lora.strip(mask))):
+        raise UsageError(
+            f"{source}: trained weights of the base too (trainable: "
+            f"{', '.join(config.trainable)}); its adapter without them is another model"
+        )
+
+
+def _find(source: Path) -> Path:
+    if not source.exists():
+        raise UsageError(f"{source}: no such adapter")
+    if source.is_file() or (source / "adapter_config.json").is_file():
+        return source
+    for name in NAMES:
+        if (source / name).is_dir():
+            return source / name
+    raise UsageError(
+        f"{source}: no {' and no '.join(NAMES)} in it; expected a finished run that trained an "
+        "adapter, a PEFT adapter folder, or a DSO checkpoint"
+    )

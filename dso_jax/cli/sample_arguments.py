@@ -1,0 +1,150 @@
+"""What `dso sample` takes, and what its help teaches."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import NoReturn
+
+from dso_jax.errors import UsageError
+
+BASE = "TRELLIS-image-large"
+HEIGHT_MM = 100.0
+_LARGEST_SEED = 2**31 - 1
+
+_HELP = """\
+Generate one object from one picture, drop it in the simulator, and write its mesh.
+
+IMAGE is a picture file, best one whose background is transparent: any other loses its background
+to a remover (--remover). toybox:SEED stands for the picture of an object of the embedded toybox,
+whose generator needs no download; so does a 32 x 32 picture that the toybox rendered.
+"""
+_EPILOG = """\
+what comes out
+  OUT       the surface of the solid that was dropped, by marching cubes of the occupancy: closed,
+            lowest point at 0. GLB is in metres as its specification says, STL, OBJ, PLY and 3MF
+            are in millimetres; GLB and OBJ have y up, the others z, unless --up says otherwise
+  one line  whether it stands: the tilt in which it ends, the margin (the smallest angle by which
+            it would have to be tipped to fall, as it starts), and whether it came to rest
+
+  --best-of N draws the seeds S, S+1, ... S+N-1 and keeps the one that stands with the largest
+  margin; a table shows all. The seed in the last line gives the same mesh alone.
+
+  `dso label OUT` labels the mesh instead of the occupancy, with the inertia of its protocol. The
+  default, legacy, is DSO's: it counts the concave parts of a mesh twice, so that objects with
+  little margin may differ; with `inertia: exact` in a protocol file they agree.
+
+exit codes
+  0  written, whether it stands or falls
+  2  an argument, the picture or the weights cannot be used, or no sample is a solid; nothing was
+     written
+
+examples
+  dso sample toybox:3 --out biped.stl
+  dso sample chair.png --out chair.glb --best-of 8
+  dso sample photo.jpg --remover u2net.onnx --out chair.3mf --height-mm 120
+  dso sample chair.png --adapter runs/dro --out chair.glb --seed 7
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"sample: {message} (see dso sample --help)")
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The options of a command line.
+
+    Raises:
+      UsageError: one of them cannot be used.
+    """
+    options = _parser().parse_args(argv)
+    if options.seed + options.best_of - 1 > _LARGEST_SEED:
+        raise UsageError(f"sample: --seed {options.seed}: seeds go up to {_LARGEST_SEED}")
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = _Parser(
+        prog="dso sample",
+        description=_HELP,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = made.add_argument
+    add("image", metavar="IMAGE", help="picture file, or toybox:SEED")
+    add("--out", required=True, metavar="FILE", help="mesh to write: .glb .stl .obj .ply .3mf")
+    add(
+        "--base",
+        metavar="NAME",
+        help="generator: toybox, a TRELLIS pipeline folder or its name on the hub (default: the "
+        f"one that --adapter's run records, toybox for toybox:SEED, else {BASE})",
+    )
+    add(
+        "--adapter",
+        metavar="RUN",
+        help="post-trained weights: a run folder of dso train (adapter-best/, else adapter/), a "
+        "PEFT adapter folder or a DSO checkpoint",
+    )
+    add(
+        "--encoder",
+        metavar="PATH",
+        help="DINOv2 that the generator was trained with: a .pth or .safetensors file, a folder, "
+        "or a name on the hub (default: what the generator names)",
+    )
+    add(
+        "--remover",
+        metavar="FILE",
+        help="of backgrounds: a U2-Net .onnx file, or rembg (default: rembg if it is installed)",
+    )
+    add("--seed", type=_whole(0), default=0, metavar="S", help="of the noise (default: 0)")
+    add("--best-of", type=_whole(1), default=1, metavar="N", help="samples to draw (default: 1)")
+    add("--steps", type=_whole(1), metavar="N", help="of the sampler (default: the generator's)")
+    add("--guidance", type=_number, metavar="W", help="weight (default: the generator's)")
+    add(
+        "--protocol",
+        default="dso-eval",
+        metavar="NAME|YAML",
+        help="of the drop, see dso label --help (default: dso-eval)",
+    )
+    add(
+        "--height-mm",
+        type=_positive,
+        default=HEIGHT_MM,
+        metavar="H",
+        help=f"of the object (default: {HEIGHT_MM:g})",
+    )
+    add("--up", choices=("y", "z"), help="up axis of the file (default: by format)")
+    add(
+        "--smooth",
+        type=_whole(0),
+        default=0,
+        metavar="N",
+        help="rounds of smoothing, 5 take the steps of the voxels away; soles stay flat. The label "
+        "is that of the object before it (default: 0)",
+    )
+    return made
+
+
+def _whole(least: int):
+    def number(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{value}: expected at least {least}")
+        return value
+
+    return number
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text}: expected a number")
+    return value
+
+
+def _positive(text: str) -> float:
+    value = _number(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text}: expected more than zero")
+    return value
