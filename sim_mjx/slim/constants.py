@@ -76,7 +76,8 @@ def constants(protocol: Protocol) -> Constants:
             float(high),
             float(max(width, MINIMUM)),
             float(middle),
-            float(max(power, 1.0)),
+            # A whole power is a product, any other a call of the mathematics library.
+            int(max(power, 1)) if power == int(power) else float(max(power, 1.0)),
         ),
         # All edges of a friction pyramid share one weight.
         regularisation=float(2 * friction**2 * (1 + friction**2) / option.impratio),
