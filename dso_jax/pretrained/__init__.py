@@ -7,7 +7,6 @@ arguments) and a `.safetensors` (torch names). The toybox is such a folder too.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from dso_jax.pretrained.image_encoder import load_image_encoder
 from dso_jax.pretrained.pipeline import DECODER, ENCODER, FLOW, ROLES
 from dso_jax.pretrained.placement import Placement, place
 from dso_jax.sampler import SamplerConfig
-from weight_port import files
+from weight_port import files, layouts
 
 __all__ = [
     "DECODER",
@@ -82,7 +81,7 @@ def load(
     settings = pipeline.sampler(folder)
     _, flow_file = hub.model_files(folder, pipeline.stem(folder, FLOW), repo=repo, offline=offline)
     with ThreadPoolExecutor(1) as pool:  # a gigabyte takes as long to hash as to load
-        digest = pool.submit(_sha256, flow_file)
+        digest = pool.submit(layouts.sha256, flow_file)
         where = {"repo": repo, "offline": offline}
         flow_config, flow_params, _ = load_model(
             folder, FLOW, dtype=dtype, sharding=sharding, **where
@@ -156,8 +155,3 @@ def save(
         contents = {"name": upstream, "args": dataclasses.asdict(config)}
         pipeline.write_json(folder / f"{stems[role]}.json", contents)
     pipeline.write(folder, stems, sampler)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -35,6 +35,9 @@ ROLES = {
 }
 # Arguments that say how upstream runs a model, not what it is.
 RUNTIME_ARGUMENTS = ("use_fp16", "use_checkpoint")
+# Upstream's defaults of the flow model, where ours are the published model's: a `.json` may leave
+# them out.
+FLOW_DEFAULTS = {"patch_size": 2, "qk_rms_norm": False}
 
 
 def arguments(folder: Path) -> dict:
@@ -84,8 +87,9 @@ def model_config(path: Path, role: str) -> Any:
     # Upstream gives heads by number, or by their width where the number is null.
     width = taken.pop("num_head_channels", 64)
     try:
-        if config_class is FlowConfig and taken.get("num_heads") is None:
-            taken["num_heads"] = taken["model_channels"] // width
+        if config_class is FlowConfig:
+            taken = FLOW_DEFAULTS | taken
+            taken["num_heads"] = taken.get("num_heads") or taken["model_channels"] // width
         return config_class(**taken)
     except KeyError as error:
         raise UsageError(f"{path}: 'args' has no {error}") from None

@@ -60,6 +60,29 @@ def test_published_configurations_are_understood(folder):
     assert pretrained.load(str(folder)).flow_config == FLOW
 
 
+def test_what_a_description_leaves_out_is_as_upstream_has_it(tmp_path):
+    """Without norms of queries and keys, patches of 2: the defaults of upstream's class."""
+    config = FlowConfig(
+        resolution=4,
+        model_channels=12,
+        cond_channels=6,
+        num_blocks=1,
+        num_heads=3,
+        patch_size=2,
+        qk_rms_norm=False,
+    )
+    models = {pretrained.FLOW: (config, init_flow(config, jax.random.key(0)))}
+    pretrained.save(tmp_path, models, SAMPLER, {})
+    optional = ("mlp_ratio", "patch_size", "pe_mode", "share_mod")
+
+    def leave_out(contents):
+        for key in (*optional, "qk_rms_norm", "qk_rms_norm_cross"):
+            del contents["args"][key]
+
+    edit(tmp_path / "ckpts" / "flow.json", leave_out)
+    assert pretrained.load_model(tmp_path, pretrained.FLOW)[0] == config
+
+
 def test_a_wrong_name_is_told_what_is_expected():
     with pytest.raises(UsageError, match=r"nowhere/pipeline\.json.*toybox.*a TRELLIS folder"):
         pretrained.load("nowhere")
