@@ -178,7 +178,9 @@ def _read_folder(folder: Path, flow: FlowConfig | None, base_sha256: str | None)
     if (folder / "pipeline.json").is_file():
         raise WeightError(f"{folder}: a pipeline folder; name one of its weight files")
     if not (folder / peft_config.CONFIG).is_file() and not (folder / peft.WEIGHTS).is_file():
-        raise WeightError(f"{folder}: no {peft_config.CONFIG}; expected {KNOWN}")
+        inside = sorted(path.name for path in folder.glob("*.safetensors"))
+        hint = f"; it has {', '.join(inside)}, to be named itself" if inside else ""
+        raise WeightError(f"{folder}: no {peft_config.CONFIG}; expected {KNOWN}{hint}")
     params, lora = peft.read_peft_adapter(folder, flow=flow, base_sha256=base_sha256)
     texts = files.read(folder / peft.WEIGHTS).metadata
     own, others = texts.get("base_sha256"), _others(texts)

@@ -154,10 +154,13 @@ def write_merged(
     assert settings is not None
     slots, merged = models.slots("flow", config), lora.merge(params, settings)
     count = verify.match(slots, merged, found, source=str(path), half=dtype)
+    expected = verify.velocity(config, params, settings)
+    folded = verify.difference(verify.velocity(config, merged), expected)
+    if not folded.largest <= verify.SAME_MODEL * folded.scale:  # before any rounding
+        raise WeightError(f"{path}: the adapter folded in is another: {folded.largest:.3g} apart")
     del merged
     again = verify.velocity(config, found)
     del found
-    expected = verify.velocity(config, params, settings)
     effect = verify.difference(verify.velocity(config, base.params), expected).largest
     gap = verify.difference(again, expected)
     if effect and gap.largest > effect / 10:

@@ -58,6 +58,8 @@ def main(argv: list[str]) -> int:
     with exporting.usage_errors(options.out):
         out = folders.check_new(options.out)
         source = Path(options.source)
+        if not source.exists():  # before the base, which may have to be fetched
+            raise UsageError(f"{source}: no such file or folder")
         base = exporting.load_base(options.base)
         if (source / hub.PIPELINE).is_file():
             stem = pipeline.stem(source, pipeline.FLOW)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dso_jax import __version__
+from dso_jax.pretrained.pipeline import FLOW
 from weight_port.layouts import Checkpoint
-
-ROLE = "sparse_structure_flow_model"  # TRELLIS's name of the model that is tuned
 
 _MERGED = """\
 A TRELLIS pipeline folder. The adapter is folded into the flow model; nothing else is needed:
@@ -52,7 +51,7 @@ def readme(layout: str, adapter: Checkpoint, base: str, sha256: str) -> str:
     lora = adapter.lora
     assert lora is not None
     code = _TEXTS[layout].format(
-        role=ROLE, rank=lora.rank, alpha=lora.alpha, targets=list(lora.targets)
+        role=FLOW, rank=lora.rank, alpha=lora.alpha, targets=list(lora.targets)
     )
     facts = {
         "base": f"{base}, flow weights with sha256 {sha256}",

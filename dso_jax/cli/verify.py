@@ -23,6 +23,8 @@ CONDITION_TOKENS = 8  # enough to reach every weight of cross-attention
 MAX_EDGE = 8  # tokens
 # One program, run twice on equal weights, may differ on a GPU in the order of its sums.
 SAME_PROGRAM = 1e-5
+# Two programs that are one model in exact arithmetic: beside the adapter, or folded in.
+SAME_MODEL = 1e-4
 
 
 class Difference(NamedTuple):

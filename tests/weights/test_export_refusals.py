@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import resource
@@ -15,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from dso_jax.models import lora
 from tests.weights.layout_world import STEM, STEMS, refused, run, tree, write_run
 from weight_port import files, layouts
 
@@ -38,6 +40,21 @@ def test_what_was_written_wrongly_is_not_published(world, tmp_path, monkeypatch,
     message = refused(capsys, "export", world / "run", "--layout", layout, "--out", out)
     assert "does not fit what was to be written: 1 value" in message
     assert "to_out" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_adapter_folded_in_with_another_scale_is_not_published(
+    world, tmp_path, monkeypatch, capsys
+):
+    """Writing and comparing tensors fold with one function; the forward beside it does not."""
+    original = lora.merge
+
+    def wrong(params, settings):
+        return original(params, dataclasses.replace(settings, alpha=settings.alpha * 1.01))
+
+    monkeypatch.setattr(lora, "merge", wrong)
+    words = ("export", world / "run", "--layout", "merged", "--out", tmp_path / "out")
+    assert "the adapter folded in is another" in refused(capsys, *words)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -88,14 +105,16 @@ def test_an_adapter_that_is_not_finite_is_named(world, tmp_path, capsys):
             "does not fit flow weights",
         ),
         (["import", "other.safetensors", "--base", "base"], "merged onto a base with sha256 0000"),
+        (["import", "absent", "--base", "nobody/nothing"], "absent: no such file or folder"),
         (["import", "run", "--base", "base"], "no adapter_config.json"),
+        (["import", "dso", "--base", "base"], "it has dso.safetensors, to be named itself"),
         (["import", "peft", "--base", "merged"], "trained on a base with sha256"),
         (["import", "moved.safetensors", "--base", "base"], "does not fit the base .*: 1 value"),
     ],
 )
 def test_what_cannot_be_used(world, tmp_path, monkeypatch, capsys, words, message):
     monkeypatch.chdir(world)
-    for name in ("base", "run", "peft", "merged"):
+    for name in ("base", "run", "peft", "merged", "dso"):
         (tmp_path / name).symlink_to(world / name)
     flow = world / f"base/{STEM}.safetensors"
     tensors = dict(files.read(flow).tensors)
