@@ -59,9 +59,10 @@ VARIANTS: dict[str, Callable[[Mesh], Mesh]] = {
 
 
 def honest_pairs(count: int) -> Iterator[tuple[str, Mesh, Mesh]]:
-    """(name, changed mesh, mesh), spread over meshes and kinds of change."""
+    """(name, changed mesh, mesh), spread over meshes and kinds of change; 120 are different."""
     kinds = list(VARIANTS)
     for index in range(count):
-        path, kind = PATHS[index % len(PATHS)], kinds[(index + index // len(PATHS)) % len(kinds)]
+        turn, number = divmod(index, len(PATHS))
+        path, kind = PATHS[number], kinds[(number + turn) % len(kinds)]
         mesh = load_mesh(path)
         yield f"{path.stem}/{kind}", VARIANTS[kind](mesh), mesh
