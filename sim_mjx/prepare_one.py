@@ -99,7 +99,7 @@ def receive(stream: BinaryIO) -> bytes | None:
 
 
 def serve() -> None:
-    """Answers paths on standard input with outcomes on standard output until the input ends.
+    """Answers lists of paths on standard input, path by path, until the input ends.
 
     The first message holds the maker of the function that answers, and the limits.
     """
@@ -114,15 +114,16 @@ def serve() -> None:
     _limit_memory(settings["memory_bytes"])
     send(answers, b"ready")
     while (request := receive(requests)) is not None:
-        # The default action of the alarm ends the process, in whatever C code it hangs, and even
-        # when the parent is gone.
-        signal.setitimer(signal.ITIMER_REAL, settings["seconds"])
-        outcome = work(pickle.loads(request))
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
-        try:
-            send(answers, pickle.dumps(outcome, pickle.HIGHEST_PROTOCOL))
-        except BrokenPipeError:
-            return
+        for path in pickle.loads(request):
+            # The default action of the alarm ends the process, in whatever C code it hangs, and
+            # even when the parent is gone.
+            signal.setitimer(signal.ITIMER_REAL, settings["seconds"])
+            outcome = pickle.dumps(work(path), pickle.HIGHEST_PROTOCOL)
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+            try:
+                send(answers, outcome)
+            except BrokenPipeError:
+                return
 
 
 def _limit_memory(size: int) -> None:

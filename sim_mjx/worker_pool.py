@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import itertools
 import os
 import pathlib
 import pickle
@@ -35,11 +36,10 @@ sys.modules["sim_mjx"] = package
 from sim_mjx.prepare_one import serve
 serve()
 """
-# Files sent to a worker beyond the one it is at, so that it need not wait for our thread.
-_SENT_AHEAD = 2
 # How far the pool runs ahead of the consumer.
 _AHEAD_FILES = 4096
 _AHEAD_BYTES = 256 * 2**20
+_BUFFER = 2**20  # many answers are read at once when we are the slower side
 
 
 class WorkerError(RuntimeError):
@@ -76,6 +76,8 @@ class WorkerPool:
             arrives pickled. Its module is imported there, so it should not bring in JAX.
         workers: processes; None takes one a core.
         limits: what one path may take.
+        sent: paths that a worker has before it, so that it need not wait for our thread; they go in
+            one message, which counts where a path is done in a millisecond.
     """
 
     def __init__(
@@ -84,10 +86,14 @@ class WorkerPool:
         make: Callable[[], Callable[[Any], Any]],
         workers: int | None,
         limits: Limits,
+        sent: int = 3,
     ):
         self._paths = enumerate(paths)
+        self._sent = sent
         self._first = pickle.dumps({"make": make, **dataclasses.asdict(limits)})
-        self._state = threading.Condition()
+        lock = threading.Lock()
+        self._known = threading.Condition(lock)  # the next answer, or that there is none
+        self._room = threading.Condition(lock)  # for more answers
         self._given = 0  # paths taken so far
         self._taken = 0  # answers that the consumer has had
         self._bytes = 0  # of answers waiting for the consumer
@@ -107,18 +113,18 @@ class WorkerPool:
         return self
 
     def __exit__(self, *_) -> None:
-        with self._state:
+        with self._room:
             self._stopped = True
             for worker in self._workers:
                 worker.kill()
-            self._state.notify_all()
+            self._room.notify_all()
         for thread in self._threads:
             thread.join()
 
     def __iter__(self) -> Iterator[tuple[Any, bytes | Failure]]:
         while True:
-            with self._state:
-                self._state.wait_for(self._next_is_known)
+            with self._known:
+                self._known.wait_for(self._next_is_known)
                 if self._error is not None:
                     raise self._error
                 if self._taken not in self._answers:
@@ -126,41 +132,41 @@ class WorkerPool:
                 path, answer = self._answers.pop(self._taken)
                 self._taken += 1
                 self._bytes -= len(answer) if isinstance(answer, bytes) else 0
-                self._state.notify_all()
+                self._room.notify_all()
             yield path, answer
 
     def _next_is_known(self) -> bool:
         finished = self._exhausted and self._taken >= self._given
         return self._taken in self._answers or finished or self._error is not None
 
-    def _take(self, wait: bool) -> tuple[int, Any] | None:
-        """The next path, or None: there is none (now, unless `wait`)."""
-        with self._state:
+    def _take(self, most: int, wait: bool) -> list[tuple[int, Any]]:
+        """Up to `most` of the next paths; none if there are none (now, unless `wait`)."""
+        with self._room:
             if wait:
-                self._state.wait_for(lambda: self._stopped or self._has_room())
-            if self._stopped or self._exhausted or not self._has_room():
-                return None
-            try:
-                task = next(self._paths)
-            except StopIteration:
+                self._room.wait_for(lambda: self._stopped or self._exhausted or self._spare() > 0)
+            if self._stopped or self._exhausted or self._spare() <= 0:
+                return []
+            taken = list(itertools.islice(self._paths, min(most, self._spare())))
+            self._given += len(taken)
+            if not taken:
                 self._exhausted = True
-                self._state.notify_all()
-                return None
-            self._given += 1
-            return task
+                self._known.notify()
+                self._room.notify_all()
+            return taken
 
-    def _has_room(self) -> bool:
-        ahead = self._given - self._taken
-        return self._exhausted or (ahead < _AHEAD_FILES and self._bytes < _AHEAD_BYTES)
+    def _spare(self) -> int:
+        """Paths that may be begun before the consumer takes more answers."""
+        room = self._bytes < _AHEAD_BYTES
+        return _AHEAD_FILES - (self._given - self._taken) if room else 0
 
     def _drive(self) -> None:
         """One thread: keeps one worker busy until the paths or the pool end."""
         try:
             self._work()
         except BaseException as error:  # noqa: BLE001 - the consumer raises it
-            with self._state:
+            with self._known:
                 self._error = self._error or error
-                self._state.notify_all()
+                self._known.notify()
 
     def _work(self) -> None:
         sent: collections.deque[tuple[int, Any]] = collections.deque()
@@ -168,16 +174,16 @@ class WorkerPool:
         worker: _Worker | None = None
         try:
             while not self._stopped:
-                while len(sent) <= _SENT_AHEAD and (task := self._take(wait=not sent)):
-                    sent.append(task)
+                if 2 * len(sent) <= self._sent:
+                    new = self._take(self._sent - len(sent), wait=not sent)
+                    sent.extend(new)
                     if worker is not None:
-                        worker.ask(task[1])
+                        worker.ask([path for _, path in new])
                 if not sent:
                     return
                 if worker is None:
                     worker = self._start()
-                    for _, path in sent:
-                        worker.ask(path)
+                    worker.ask([path for _, path in sent])
                 answer: bytes | Failure | None = worker.answer()
                 if answer is None:
                     failure = self._end(worker)
@@ -187,24 +193,25 @@ class WorkerPool:
                         continue
                     answer = failure
                 index, path = sent.popleft()
-                with self._state:
+                with self._known:
                     self._answers[index] = path, answer
                     self._bytes += len(answer) if isinstance(answer, bytes) else 0
-                    self._state.notify_all()
+                    if index == self._taken:
+                        self._known.notify()
         finally:
             if worker is not None:
                 self._end(worker)
 
     def _start(self) -> _Worker:
         worker = _Worker(self._first)
-        with self._state:
+        with self._room:
             self._workers.add(worker)
             if self._stopped:
                 worker.kill()
         return worker
 
     def _end(self, worker: _Worker) -> Failure:
-        with self._state:
+        with self._room:
             self._workers.discard(worker)
         return worker.end()
 
@@ -223,6 +230,7 @@ class _Worker:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             env=environment,
+            bufsize=_BUFFER,
         )
         self._requests: Any = self._process.stdin
         self._answers: Any = self._process.stdout
@@ -231,8 +239,9 @@ class _Worker:
             failure = self.end()
             raise WorkerError(f"a worker process does not start: {failure.message}")
 
-    def ask(self, path: Any) -> None:
-        self._send(pickle.dumps(path))
+    def ask(self, paths: list[Any]) -> None:
+        if paths:
+            self._send(pickle.dumps(paths))
 
     def answer(self) -> bytes | None:
         """The next answer, or None: the process is gone."""

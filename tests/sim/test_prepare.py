@@ -26,6 +26,7 @@ def faulty(path):
         while True:
             pass
     if path.stem == "crash":
+        open(str(path) + ".log", "a").write("x")
         os.abort()
     if path.stem == "grow":
         bytearray(2**33)
@@ -71,6 +72,7 @@ def test_files_that_hang_crash_or_overfeed_a_worker_are_rows(faulty):
     assert [row.body is None for row in rows] == [bool(row.reason) for row in rows]
     assert "hang.obj" in rows[1].message
     assert "SIGABRT" in rows[3].message
+    assert (crash.parent / "crash.obj.log").read_text() == "xx"  # once more, then given up
     assert "memory" in rows[4].message
 
 
@@ -79,27 +81,17 @@ def test_a_worker_killed_from_outside_costs_no_row(monkeypatch):
     asked = []
     ask = worker_pool._Worker.ask
 
-    def kill_on_third(self, path):
-        asked.append(path)
-        if len(asked) in (3, 11):
+    def kill_on_some(self, paths):
+        asked.append(paths)
+        if len(asked) in (1, 4):
             self.kill()
-        ask(self, path)
+        ask(self, paths)
 
-    monkeypatch.setattr(worker_pool._Worker, "ask", kill_on_third)
-    rows = list(prepare(MESHES[:12], shapes.EVAL, workers=1))
-    assert [row.reason for row in rows] == [""] * 12
-    assert len(asked) > 12
-
-    def kill_always(self, path):
-        if path == MESHES[2]:
-            self.kill()
-        ask(self, path)
-
-    monkeypatch.setattr(worker_pool._Worker, "ask", kill_always)
-    monkeypatch.setattr(worker_pool, "_SENT_AHEAD", 0)
-    rows = list(prepare(MESHES[:4], shapes.EVAL, workers=1))
-    assert [row.reason for row in rows] == ["", "", "crashed", ""]
-    assert "SIGKILL" in rows[2].message
+    monkeypatch.setattr(worker_pool._Worker, "ask", kill_on_some)
+    rows = list(prepare(MESHES * 2, shapes.EVAL, workers=1))
+    assert [row.reason for row in rows] == [""] * 48
+    assert [row.path for row in rows] == MESHES * 2
+    assert sum(map(len, asked)) > 48
 
 
 def test_runs_ahead_by_a_bounded_number(monkeypatch):
