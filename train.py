@@ -28,7 +28,7 @@ from dso_jax import config_io, data
 from dso_jax.config import Config
 from dso_jax.models import LoRAConfig, lora
 from dso_jax.store import Dataset
-from dso_jax.training import heldout, policy, processes, runs, setup, sharding
+from dso_jax.training import guards, heldout, policy, processes, runs, setup, sharding
 from dso_jax.training.checkpoints import Checkpoints, Origin
 from dso_jax.training.interrupt import stop_on_signal
 from dso_jax.training.metrics import MetricLog, Throughput, check_finite, headline, progress_bar
@@ -46,7 +46,8 @@ class Result:
         params: the policy's parameters after the last step, adapter included.
         lora: the adapter's configuration; None if the base itself was trained.
         steps: steps taken since the very start.
-        finished: False after a clean stop by a signal.
+        finished: False after a clean stop by a signal or a guard.
+        guard: what the guard that stopped it said; None if none did.
         rows: the lines of metrics.jsonl.
         best: {"step", "stable"} of the best held-out evaluation; None without one.
     """
@@ -55,6 +56,7 @@ class Result:
     lora: LoRAConfig | None
     steps: int
     finished: bool
+    guard: str | None
     rows: list[dict[str, Any]]
     best: dict[str, Any] | None
 
@@ -90,6 +92,7 @@ def main(
         train.batch_size,
         train.seed,
         pairing=objective.pairing,
+        tilt_gap=objective.min_tilt_gap > 0,
         process=jax.process_index(),
         processes=jax.process_count(),
     )
@@ -168,7 +171,8 @@ def main(
             look()
         speed = Throughput(setup.samples_per_step(config))
         any_process = processes.AnyProcess(mesh)
-        stopping = any_process(stop.requested)
+        alarm = guards.reason_to_stop(config.guard, log.rows)  # a resumed run may be past it
+        stopping = any_process(stop.requested) or alarm is not None
         while position < train.steps and not stopping:
             batch = sharding.to_device(next(iterator), mesh)
             logged = position % train.log_every == 0 or position == train.steps - 1
@@ -177,26 +181,31 @@ def main(
             position += 1
             speed.tick()
             if probed is not None:
-                values = jax.device_get(diagnose(*probed) | stats) | {"samples_per_s": speed.rate()}
+                values = jax.device_get(diagnose(probed) | stats) | {"samples_per_s": speed.rate()}
                 row = log.write("train", position - 1, values)
                 check_finite(row, train.max_skipped)
+                alarm = guards.reason_to_stop(config.guard, log.rows)
                 progress(position, headline(row))
             last = position == train.steps
             with speed.pause():
                 score = None
                 if train.eval_every and (last or position % train.eval_every == 0):
                     score = look()
-                stopping = any_process(stop.requested)
+                stopping = any_process(stop.requested) or alarm is not None
                 due = last or stopping or position % train.checkpoint_every == 0
                 if due or score is not None:
                     save(score)
             progress(position)
+        if alarm is not None:
+            log.write("stop", position, {"reason": alarm})
 
     # ---------------------------------------------------------------- the end
-    finished = position >= train.steps
+    finished = position >= train.steps and alarm is None
     if finished:
         write_adapter("adapter", {"step": position})
+    elif alarm is not None:
+        logger.warning("stopped at step %d: %s", position, alarm)
     else:
         logger.warning("stopped at step %d; the same command goes on from there", position)
     params = lora.combine(state.trainable, weights.frozen)
-    return Result(params, model.lora, position, finished, log.rows, best)
+    return Result(params, model.lora, position, finished, alarm, log.rows, best)

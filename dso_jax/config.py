@@ -87,6 +87,19 @@ class EvalConfig:
 
 
 @dataclass(frozen=True)
+class GuardConfig:
+    """Rules that save and stop a run going bad (exit code 3); None switches one off."""
+
+    max_win_rise: float | None = None
+    """How far winners' error may rise above the reference's, as a share of it: 0.2 stops at 20 %.
+    A policy that only flees from losers takes its winners along."""
+    max_ref_distance: float | None = None
+    """Bound on the mean squared difference of policy's and reference's velocities."""
+    window: int = 5
+    """Lines of the log that are averaged, since one batch is noisy."""
+
+
+@dataclass(frozen=True)
 class SystemConfig:
     """How the arithmetic is carried out; none of it changes what is computed beyond rounding."""
 
@@ -127,4 +140,5 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     sampler: SamplerOverride = field(default_factory=SamplerOverride)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
     system: SystemConfig = field(default_factory=SystemConfig)

@@ -98,8 +98,12 @@ HELP = """Fine-tune a generator on labelled samples of its own with SFT, DPO or 
 --config FILE   a YAML file that lists what differs from the defaults; arguments override it:
                 python train.py --config configs/toybox-dro.yaml --optim.learning_rate 1e-4
 
+Several hosts: start one process a GPU with srun, mpirun or an Indexed Job of Kubernetes; JAX finds
+the others from what these say, or from --system.coordinator, --system.processes, --system.process.
+
 An interrupted run goes on when the same command is given again. Exit codes: 0 finished; 130 stopped
-by SIGINT or SIGTERM after saving a checkpoint; 2 unusable arguments, configuration or data."""
+by SIGINT or SIGTERM after saving a checkpoint; 3 stopped by a rule of --guard, after saving, or by
+losses that are not finite; 2 unusable arguments, configuration or data."""
 
 
 def check(config: Config) -> None:
@@ -124,11 +128,15 @@ def check(config: Config) -> None:
         ("train.keep", train.keep, 1, True),
         ("train.seed", train.seed, 0, True),
         ("train.max_skipped", train.max_skipped, 1, True),
+        ("guard.window", config.guard.window, 1, True),
         ("system.fsdp", config.system.fsdp, 1, True),
         ("eval.objects", config.eval.objects, 0, True),
         ("eval.skip", config.eval.skip, 0, True),
         ("eval.samples", config.eval.samples, 1, True),
     ]
+    for name in ("max_win_rise", "max_ref_distance"):
+        if (value := getattr(config.guard, name)) is not None:
+            limits.append((f"guard.{name}", value, 0, False))
     for key, value, bound, inclusive in limits:
         if not (value >= bound if inclusive else value > bound):
             relation = "at least" if inclusive else "above"

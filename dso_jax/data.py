@@ -97,6 +97,7 @@ def batches(
     seed: int,
     *,
     pairing: str = "paired",
+    tilt_gap: bool = False,
     process: int = 0,
     processes: int = 1,
 ) -> grain.MapDataset:
@@ -107,6 +108,7 @@ def batches(
         batch_size: pairs a step over all processes, B; unpaired, 2 B single samples.
         seed: of the order and of the choices.
         pairing: "paired" or "unpaired".
+        tilt_gap: whether pairs come with `gap` (B,), by how many degrees the loser tilts more.
         process, processes: this process takes piece `process` of `processes` of every batch.
 
     Returns:
@@ -120,7 +122,7 @@ def batches(
         examples = _singles(dataset, seed)
         batch_size *= 2
     else:
-        examples = pairs(dataset, seed).map(lambda pair: _read_pair(dataset, pair))
+        examples = pairs(dataset, seed).map(lambda pair: _read_pair(dataset, pair, tilt_gap))
     if processes > 1:
         examples = grain.MapDataset.source(_Piece(examples, batch_size, process, processes))
     return examples.batch(batch_size // processes)
@@ -168,12 +170,16 @@ def _singles(dataset: Dataset, seed: int) -> grain.MapDataset:
     return order.map(lambda index: _read_single(dataset, index))
 
 
-def _read_pair(dataset: Dataset, pair: Pair) -> dict[str, np.ndarray]:
-    return {
+def _read_pair(dataset: Dataset, pair: Pair, tilt_gap: bool) -> dict[str, np.ndarray]:
+    example = {
         "win": dataset.latent(pair.winner),
         "lose": dataset.latent(pair.loser),
         "cond": dataset.condition(pair.condition),
     }
+    if tilt_gap:
+        tilts = dataset.samples["tilt_deg"]
+        example["gap"] = np.asarray(tilts[pair.loser] - tilts[pair.winner], np.float32)
+    return example
 
 
 def _read_single(dataset: Dataset, index: int) -> dict[str, np.ndarray]:

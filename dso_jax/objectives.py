@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float
 from dso_jax import flow
 
 NAMES = ("sft", "dpo", "dro")
+Weight = float | Float[Array, " B"]  # of the losers, one for all or one a pair
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,12 @@ class ObjectiveConfig:
     # "unpaired" is Eq. 5, single samples over the dataset's own label mix.
     pairing: str = "paired"
     loser_weight: float = 1.0  # below 1 the losers push less; 0 makes DRO the same as SFT
+    # DRO: a loser whose error is above this pushes no more; None never stops it. The reference code
+    # has no such bound, and so its loss has none below.
+    loser_clip: float | None = None
+    # Paired DRO and DPO: of a pair whose tilts differ by less than so many degrees, only the winner
+    # is learned from: the label of such a pair is closer to chance. 0 takes every pair.
+    min_tilt_gap: float = 0.0
     share_noise: bool = False  # one eps for both members of a pair (the reference draws two)
     time_mean: float = 1.0  # t = sigmoid(mean + std N(0,1))
     time_std: float = 1.0
@@ -39,6 +46,17 @@ class ObjectiveConfig:
             raise ValueError(
                 f"objective.pairing 'unpaired' is defined for dro, not for {self.name}"
             )
+        if self.loser_clip is not None and (self.name != "dro" or self.loser_clip <= 0):
+            raise ValueError(
+                f"objective.loser_clip {self.loser_clip}: expected a positive error, and dro"
+            )
+        if self.min_tilt_gap and (
+            self.min_tilt_gap < 0 or self.name == "sft" or self.pairing == "unpaired"
+        ):
+            raise ValueError(
+                f"objective.min_tilt_gap {self.min_tilt_gap}: expected degrees, and pairs of dpo "
+                "or dro"
+            )
 
 
 def flow_error(
@@ -50,8 +68,15 @@ def flow_error(
 ) -> Float[Array, " B"]:
     """Mean squared error of the velocity for each sample, reduced in fp32."""
     predicted = velocity(flow.interpolate(x0, eps, t), t, cond)
-    error = predicted.astype(jnp.float32) - flow.velocity(x0, eps).astype(jnp.float32)
-    return jnp.mean(jnp.square(error), axis=tuple(range(1, x0.ndim)))
+    return squared_distance(predicted, flow.velocity(x0, eps))
+
+
+def squared_distance(
+    a: Float[Array, "B C R R R"], b: Float[Array, "B C R R R"]
+) -> Float[Array, " B"]:
+    """Mean squared difference of each sample, in fp32."""
+    difference = a.astype(jnp.float32) - b.astype(jnp.float32)
+    return jnp.mean(jnp.square(difference), axis=tuple(range(1, a.ndim)))
 
 
 def sft(err_w: Float[Array, " B"]) -> Float[Array, ""]:
@@ -64,7 +89,7 @@ def dpo_margin(
     err_l: Float[Array, " B"],
     ref_w: Float[Array, " B"],
     ref_l: Float[Array, " B"],
-    loser_weight: float = 1.0,
+    loser_weight: Weight = 1.0,
 ) -> Float[Array, " B"]:
     """(l_w - l_w_ref) - loser_weight (l_l - l_l_ref): negative where the winner is preferred."""
     return (err_w - ref_w) - loser_weight * (err_l - ref_l)
@@ -76,7 +101,7 @@ def dpo(
     ref_w: Float[Array, " B"],
     ref_l: Float[Array, " B"],
     beta: float = 500.0,
-    loser_weight: float = 1.0,
+    loser_weight: Weight = 1.0,
 ) -> Float[Array, ""]:
     """-mean log sigmoid(-beta/2 margin), as the reference code; ln 2 where policy == reference.
 
@@ -87,7 +112,7 @@ def dpo(
 
 
 def dro_paired(
-    err_w: Float[Array, " B"], err_l: Float[Array, " B"], loser_weight: float = 1.0
+    err_w: Float[Array, " B"], err_l: Float[Array, " B"], loser_weight: Weight = 1.0
 ) -> Float[Array, ""]:
     """mean(l_w - loser_weight l_l), as the reference code. Unbounded below: stop it early."""
     return jnp.mean(err_w - loser_weight * err_l)

@@ -22,7 +22,8 @@ class Groups(NamedTuple):
     eps: Float[Array, "G M C R R R"]
     t: Float[Array, " G"]
     cond: Float[Array, "G S D"]
-    stable: Bool[Array, " G"] | None  # labels of single samples
+    stable: Bool[Array, " G"] | None = None  # labels of single samples
+    gap: Float[Array, " G"] | None = None  # by how many degrees losers tilt more, where it counts
 
 
 def draw(batch: dict, key: PRNGKeyArray, config: ObjectiveConfig) -> Groups:
@@ -37,7 +38,9 @@ def draw(batch: dict, key: PRNGKeyArray, config: ObjectiveConfig) -> Groups:
     shape = (x.shape[0], 1 if config.share_noise else x.shape[1], *x.shape[2:])
     eps = jnp.broadcast_to(jax.random.normal(noise_key, shape), x.shape)
     t = flow.logit_normal(time_key, x.shape[:1], config.time_mean, config.time_std)
-    return Groups(x, eps, t, batch["cond"].astype(jnp.float32), batch.get("stable"))
+    return Groups(
+        x, eps, t, batch["cond"].astype(jnp.float32), batch.get("stable"), batch.get("gap")
+    )
 
 
 def split(groups: Groups, parts: int) -> Groups:
@@ -49,14 +52,39 @@ def split(groups: Groups, parts: int) -> Groups:
 
 def errors(velocity: Velocity, groups: Groups) -> Float[Array, "G M"]:
     """Flow-matching error of every member."""
+    x, eps, t, cond = _rows(groups)
+    return objectives.flow_error(velocity, x, eps, t, cond).reshape(groups.x.shape[:2])
+
+
+class Comparison(NamedTuple):
+    """Policy and reference on the same draws of a batch, and what is known about its groups."""
+
+    err: Float[Array, "G M"]  # of the policy
+    ref: Float[Array, "G M"]  # of the reference
+    distance: Float[Array, "G M"]  # mean squared difference of their velocities
+    t: Float[Array, " G"]
+    stable: Bool[Array, " G"] | None = None
+    gap: Float[Array, " G"] | None = None
+
+
+def compare(policy: Velocity, reference: Velocity, groups: Groups) -> Comparison:
+    """Errors of both and how far apart they are."""
+    x, eps, t, cond = _rows(groups)
+    noisy, target = flow.interpolate(x, eps, t), flow.velocity(x, eps)
+    ours, theirs = policy(noisy, t, cond), reference(noisy, t, cond)
+    err, ref, distance = (
+        objectives.squared_distance(a, b).reshape(groups.x.shape[:2])
+        for a, b in ((ours, target), (theirs, target), (ours, theirs))
+    )
+    return Comparison(err, ref, distance, groups.t, groups.stable, groups.gap)
+
+
+def _rows(groups: Groups) -> tuple[jax.Array, ...]:
+    """x, eps, t and cond with a row for every member."""
+    x, eps = (leaf.reshape(-1, *leaf.shape[2:]) for leaf in (groups.x, groups.eps))
     members = groups.x.shape[1]
-
-    def rows(leaf: jax.Array) -> jax.Array:
-        return leaf.reshape(-1, *leaf.shape[2:])
-
     t, cond = (jnp.repeat(leaf, members, axis=0) for leaf in (groups.t, groups.cond))
-    error = objectives.flow_error(velocity, rows(groups.x), rows(groups.eps), t, cond)
-    return error.reshape(-1, members)
+    return x, eps, t, cond
 
 
 def objective(
@@ -64,51 +92,28 @@ def objective(
     err: Float[Array, "G M"],
     ref: Float[Array, "G M"] | None,
     stable: Bool[Array, " G"] | None,
+    gap: Float[Array, " G"] | None = None,
 ) -> Float[Array, ""]:
-    """The loss that `config` names; `ref` is read by DPO only, `stable` by unpaired DRO."""
+    """The loss that `config` names.
+
+    `ref` is read by DPO only, `stable` by unpaired DRO, `gap` with `min_tilt_gap`.
+    """
     if config.name == "sft":
         return objectives.sft(err[:, 0])
+    weight: objectives.Weight = config.loser_weight
+    if config.min_tilt_gap:
+        assert gap is not None
+        weight = jnp.where(gap >= config.min_tilt_gap, weight, 0.0)  # NaN is no gap
     if config.name == "dpo":
         assert ref is not None
-        return objectives.dpo(
-            err[:, 0], err[:, 1], ref[:, 0], ref[:, 1], config.beta, config.loser_weight
-        )
+        return objectives.dpo(err[:, 0], err[:, 1], ref[:, 0], ref[:, 1], config.beta, weight)
     if config.pairing == "unpaired":
         assert stable is not None
-        return objectives.dro_unpaired(err[:, 0], stable, config.loser_weight)
-    return objectives.dro_paired(err[:, 0], err[:, 1], config.loser_weight)
-
-
-def diagnose(
-    config: ObjectiveConfig,
-    err: Float[Array, "G M"],
-    ref: Float[Array, "G M"],
-    stable: Bool[Array, " G"] | None,
-) -> dict[str, Float[Array, ""]]:
-    """What is logged about a batch.
-
-    `margin` is by how much the policy's error fell further on winners than on losers, and
-    `implicit_accuracy` the share of pairs where it did (ties count half); for single samples, over
-    all pairs of a stable and an unstable one.
-    """
-    drift = err - ref
-    if stable is None:
-        win, lose, win_drift, lose_drift = err[:, 0], err[:, 1], drift[:, 0], drift[:, 1]
-        margins, weight = lose_drift - win_drift, None
-        is_win = is_lose = None
-    else:
-        win = lose = err[:, 0]
-        win_drift = lose_drift = drift[:, 0]
-        margins, weight = drift[None, :, 0] - drift[:, :1], stable[:, None] & ~stable[None]
-        is_win, is_lose = stable, ~stable
-
-    preferred = (jnp.sign(margins) + 1) / 2
-    return {
-        "loss": objective(config, err, ref, stable),
-        "loss_win": jnp.mean(win, where=is_win),
-        "loss_lose": jnp.mean(lose, where=is_lose),
-        "win_drift": jnp.mean(win_drift, where=is_win),
-        "lose_drift": jnp.mean(lose_drift, where=is_lose),
-        "margin": jnp.mean(margins, where=weight),
-        "implicit_accuracy": jnp.mean(preferred, where=weight),
-    }
+        single = err[:, 0]
+        if config.loser_clip is not None:
+            single = jnp.where(stable, single, jnp.minimum(single, config.loser_clip))
+        return objectives.dro_unpaired(single, stable, config.loser_weight)
+    lose = err[:, 1]
+    if config.loser_clip is not None:
+        lose = jnp.minimum(lose, config.loser_clip)
+    return objectives.dro_paired(err[:, 0], lose, weight)

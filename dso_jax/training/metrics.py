@@ -23,8 +23,8 @@ SECONDS_BETWEEN_LINES = 30.0
 class MetricLog:
     """JSON lines, appended and flushed one by one; a resumed run drops what it will write again.
 
-    A line has `kind`: `train` lines (step n: the batch of step n, before its update) or `eval`
-    lines (step n: after n updates). Values that are not finite are null.
+    A line has `kind`: `train` lines (step n: the batch of step n, before its update), `eval` lines
+    (step n: after n updates), or `stop` with a guard's `reason`. What is not finite is null.
 
     Args:
         path: of metrics.jsonl.

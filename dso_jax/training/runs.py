@@ -33,6 +33,7 @@ RESUMABLE = (
     "train.max_skipped",
     "sampler",
     "eval",
+    "guard",
     "system",
 )
 OURS = ("config.yaml", "metrics.jsonl", "checkpoints", "adapter", "adapter-best")

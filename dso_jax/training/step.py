@@ -12,7 +12,7 @@ import optax
 from jax.sharding import Mesh
 
 from dso_jax.objectives import ObjectiveConfig
-from dso_jax.training import losses, sharding
+from dso_jax.training import diagnosis, losses, sharding
 from dso_jax.training.losses import Groups
 from dso_jax.training.policy import Policy, Weights
 
@@ -57,7 +57,7 @@ def make_step(
         ref = None
         if config.name == "dpo":
             ref = losses.errors(policy.reference(weights), groups)
-        return losses.objective(config, err, ref, groups.stable)
+        return losses.objective(config, err, ref, groups.stable, groups.gap)
 
     def step(
         state: TrainState, weights: Weights, batch: dict, key: jax.Array
@@ -98,36 +98,33 @@ def make_step(
 
 def make_probe(
     policy: Policy, config: ObjectiveConfig, accumulation: int, mesh: Mesh
-) -> Callable[[TrainState, Weights, dict, jax.Array], tuple]:
-    """The jitted (state, weights, batch, key) -> (err, ref (G, M), stable (G,) | None).
+) -> Callable[[TrainState, Weights, dict, jax.Array], losses.Comparison]:
+    """The jitted (state, weights, batch, key) -> comparison of policy and reference.
 
-    Errors of policy and reference on the batch that the step is about to see, with its draws, both
-    without gradients. XLA rounds a forward pass that keeps residuals for a backward pass
-    differently from one that does not; here both are the same program, so that on a CPU they agree
-    to the bit before the first update, and objectives without a reference pay for it only in the
-    steps that are logged.
+    On the batch that the step is about to see, with its draws, both without gradients. XLA rounds a
+    forward pass that keeps residuals for a backward pass differently from one that does not; here
+    both are the same program, so that on a CPU they agree to the bit before the first update, and
+    objectives without a reference pay for it only in the steps that are logged.
     """
 
-    def probe(state: TrainState, weights: Weights, batch: dict, key: jax.Array) -> tuple:
+    def probe(
+        state: TrainState, weights: Weights, batch: dict, key: jax.Array
+    ) -> losses.Comparison:
         groups = losses.draw(batch, jax.random.fold_in(key, state.step), config)
         velocity, reference = policy.velocity(state.trainable, weights), policy.reference(weights)
-        parts = losses.split(groups, accumulation)
-        err, ref = (
-            e.reshape(-1, e.shape[-1])
-            for e in jax.lax.map(
-                lambda micro: (losses.errors(velocity, micro), losses.errors(reference, micro)),
-                parts,
-            )
+        found = jax.lax.map(
+            functools.partial(losses.compare, velocity, reference),
+            losses.split(groups, accumulation),
         )
-        return err, ref, None if parts.stable is None else parts.stable.reshape(-1)
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), found)
 
     return jax.jit(probe, in_shardings=_inputs(mesh), out_shardings=sharding.by_example(mesh))
 
 
-def make_diagnose(config: ObjectiveConfig, mesh: Mesh) -> Callable[..., dict[str, jax.Array]]:
-    """The jitted `losses.diagnose` of what a probe returns."""
+def make_diagnose(config: ObjectiveConfig, mesh: Mesh) -> Callable[..., diagnosis.Figures]:
+    """The jitted `diagnosis.diagnose` of what a probe returns."""
     everywhere = sharding.replicated(mesh)
-    return jax.jit(functools.partial(losses.diagnose, config), out_shardings=everywhere)
+    return jax.jit(functools.partial(diagnosis.diagnose, config), out_shardings=everywhere)
 
 
 def _inputs(mesh: Mesh) -> tuple:

@@ -18,6 +18,8 @@ from dso_jax.errors import UsageError
 from dso_jax.models import lora
 from dso_jax.objectives import ObjectiveConfig
 from dso_jax.training import losses, policy, sharding
+from dso_jax.training.diagnosis import diagnose
+from dso_jax.training.losses import Comparison
 from dso_jax.training.optimizer import learning_rate, make_optimizer
 from dso_jax.training.step import init_state, make_diagnose, make_probe, make_step
 from tests.models.comparison import FAST_COMPILE
@@ -81,7 +83,7 @@ class Setup:
 
     def measure(self) -> dict:
         probed = self.probe(self.state, self.weights, self.batch, KEY)
-        return jax.device_get(self.diagnose(*probed))
+        return jax.device_get(self.diagnose(probed))
 
 
 def make_batch(objective: ObjectiveConfig) -> dict[str, np.ndarray]:
@@ -113,13 +115,15 @@ def test_training_changes_the_adapter_and_nothing_else(base, name):
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_policy_is_the_reference_to_the_bit_before_the_first_update(base, name):
     setup = Setup(base, OBJECTIVES[name])
-    err, ref, _ = setup.probe(setup.state, setup.weights, setup.batch, KEY)
-    np.testing.assert_array_equal(err, ref)
+    found = setup.probe(setup.state, setup.weights, setup.batch, KEY)
+    np.testing.assert_array_equal(found.err, found.ref)
     figures = setup.measure()
+    assert figures["ref_distance"] == 0
     assert figures["margin"] == figures["win_drift"] == figures["lose_drift"] == 0
     assert figures["implicit_accuracy"] == 0.5
     setup.run(3)
-    assert abs(setup.measure()["win_drift"]) > 1e-4
+    figures = setup.measure()
+    assert abs(figures["win_drift"]) > 1e-4 and figures["ref_distance"] > 1e-6
 
 
 def test_dpo_starts_at_ln_2(base):
@@ -186,7 +190,7 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(base):
 def test_paired_dro_is_the_difference_of_the_errors():
     err, ref = jnp.array([[1.0, 2.0], [4.0, 3.0]]), jnp.array([[1.5, 1.0], [1.0, 1.0]])
     config = ObjectiveConfig("dro", loser_weight=0.5)
-    figures = losses.diagnose(config, err, ref, None)
+    figures = diagnose(config, Comparison(err, ref, jnp.zeros((2, 2)), jnp.zeros(2)))
     assert figures["loss"] == np.mean([1 - 0.5 * 2, 4 - 0.5 * 3])
     assert (figures["loss_win"], figures["loss_lose"]) == (2.5, 2.5)
     assert (figures["win_drift"], figures["lose_drift"]) == (1.25, 1.5)
@@ -197,7 +201,7 @@ def test_single_samples_are_compared_across_labels():
     err, ref = jnp.array([[1.0], [2.0], [3.0], [4.0]]), jnp.array([[2.0], [2.0], [1.0], [4.0]])
     stable = jnp.array([True, True, False, False])  # drifts -1, 0 and 2, 0
     config = ObjectiveConfig("dro", pairing="unpaired")
-    figures = losses.diagnose(config, err, ref, stable)
+    figures = diagnose(config, Comparison(err, ref, jnp.zeros((4, 1)), jnp.zeros(4), stable))
     assert figures["loss"] == (1 + 2 - 3 - 4) / 4
     assert (figures["loss_win"], figures["loss_lose"]) == (1.5, 3.5)
     assert (figures["win_drift"], figures["lose_drift"]) == (-0.5, 1.0)
