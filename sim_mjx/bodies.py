@@ -37,7 +37,7 @@ class Provenance:
     Attributes:
         source: path or description of the input.
         sha256: digest of the input file's bytes, empty for bodies made in memory.
-        inertia: the mode that made mass and inertia (`legacy`, `exact`, `convex`, `voxel`).
+        inertia: the mode that made mass and inertia, as in `protocol.InertiaMode`.
         fallback: why `inertia` is not the mode that was asked for, or None.
         hull_points: vertices that matter before reduction to support points.
         components: connected solid parts, where they were counted.

@@ -157,6 +157,8 @@ def _read_gltf(path: pathlib.Path, kind: str, data: bytes) -> Triangles:
 def _read_with_trimesh(path: pathlib.Path, kind: str, data: bytes) -> Triangles:
     import trimesh  # half of a worker's start, and most files do without
 
+    if _stated_faces(kind, data) > MAX_FACES:
+        raise BodyError("too_many_faces", f"{path}: more than {MAX_FACES} triangles")
     if kind == "3mf":
         _check_archive(path, data)
     if kind == "dae" and len(data) > _MAX_XML_BYTES:
@@ -173,6 +175,15 @@ def _read_with_trimesh(path: pathlib.Path, kind: str, data: bytes) -> Triangles:
     vertices = [np.asarray(part.vertices, np.float64) for part in parts]
     triangles = [np.asarray(p.faces, np.int64) + at for p, at in zip(parts, offsets, strict=True)]
     return np.concatenate(vertices), np.concatenate(triangles)
+
+
+def _stated_faces(kind: str, data: bytes) -> int:
+    """The number of faces that a header states, so that too many need not be read; 0 if none."""
+    if kind == "stl" and len(data) >= 84:
+        (count,) = struct.unpack_from("<I", data, 80)
+        return count if len(data) == 84 + 50 * count else 0
+    stated = re.search(rb"\nelement face (\d{1,12})\s", data[:4096]) if kind == "ply" else None
+    return int(stated.group(1)) if stated else 0
 
 
 def _check_archive(path: pathlib.Path, data: bytes) -> None:

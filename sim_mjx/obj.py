@@ -88,9 +88,7 @@ def _numbers(
     return numbers, counts
 
 
-def _behind(
-    mark: Bool[np.ndarray, " n"], starts: Int[np.ndarray, " _"]
-) -> Bool[np.ndarray, " n"]:
+def _behind(mark: Bool[np.ndarray, " n"], starts: Int[np.ndarray, " _"]) -> Bool[np.ndarray, " n"]:
     """Whether a mark stands at or before each place, since the last start."""
     marks = np.cumsum(mark)
     before = np.zeros(len(mark), np.int64)

@@ -98,7 +98,7 @@ def test_xml_that_grows(tmp_path):
     assert reason_of(write(tmp_path / "laughs.dae", text.encode())) == "not_a_mesh"
 
 
-@pytest.mark.parametrize("kind", ["obj", "stl", "glb"])
+@pytest.mark.parametrize("kind", ["obj", "stl", "ply", "glb"])
 def test_two_million_faces(kind, tmp_path):
     count = 2_000_000
     path = tmp_path / f"many.{kind}"
@@ -106,6 +106,9 @@ def test_two_million_faces(kind, tmp_path):
         path.write_bytes(b"v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\n" + b"f 1 2 3\n" * count)
     elif kind == "stl":
         path.write_bytes(bytes(80) + struct.pack("<I", count) + bytes(50 * count))
+    elif kind == "ply":
+        header = f"ply\nformat ascii 1.0\nelement vertex 3\nelement face {count}\nend_header\n"
+        path.write_bytes(header.encode())
     else:  # a small file that places one mesh often
         tree, _ = tetrahedron(nodes=[{"mesh": 0}] * 20, scenes=[{"nodes": list(range(20))}])
         tree["accessors"] = [
