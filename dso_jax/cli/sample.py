@@ -40,14 +40,15 @@ def main(argv: list[str]) -> int:
     except ProtocolError as error:
         raise UsageError(f"sample: {error}") from error
     name = options.base or _default_base(options)
-    encoder = options.encoder or sample_prompts.named_encoder(name)
+    wanted = sample_prompts.conditioning_of(name)
     pixels = sample_prompts.read(options.image, options.remover)
+    # Before the generator is loaded, so that the encoder has left the memory.
+    condition = sample_prompts.condition(pixels, options.image, wanted, options.encoder)
 
     base = _load(name, options)
     params, lora = base.flow_params, None
     if options.adapter is not None:
         params, lora = adapters.attach(base, Path(options.adapter))
-    condition = sample_prompts.condition(base, pixels, options.image, encoder)
 
     seeds = options.seed + np.arange(options.best_of)
     conditions = condition.repeat(len(seeds), axis=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from jaxtyping import Float, UInt8
 
@@ -13,20 +15,39 @@ TOYBOX = "toybox:"  # and a seed: the picture of that object, as the toybox draw
 Pixels = UInt8[np.ndarray, "h w 3"]
 
 
-def named_encoder(base: str) -> str | None:
-    """The encoder that a generator's `pipeline.json` names; None if it says nothing.
+@dataclass(frozen=True)
+class Conditioning:
+    """What a generator says about its conditions, read before its weights.
+
+    Attributes:
+      base: its name.
+      channels: of its conditions.
+      encoder: the image encoder that it names, if any.
+    """
+
+    base: str
+    channels: int
+    encoder: str | None
+
+
+def conditioning_of(base: str) -> Conditioning:
+    """Looks into a generator's folder.
 
     Raises:
       UsageError: no such generator, or one that is conditioned on text.
     """
-    arguments = pipeline.arguments(pretrained.resolve(base))
+    folder = pretrained.resolve(base)
+    arguments = pipeline.arguments(folder)
     if "text_cond_model" in arguments:
         raise UsageError(
             f"base {base}: is conditioned on text; expected a generator that takes pictures, such "
             f"as {', '.join([*hub.EMBEDDED, 'TRELLIS-image-large'])}"
         )
-    name = arguments.get("image_cond_model")
-    return name if isinstance(name, str) else None
+    stem = pipeline.stem(folder, pretrained.FLOW)
+    description, _ = hub.model_files(folder, stem, repo=hub.repository(base))
+    channels = pipeline.model_config(description, pretrained.FLOW).cond_channels
+    encoder = arguments.get("image_cond_model")
+    return Conditioning(base, channels, encoder if isinstance(encoder, str) else None)
 
 
 def read(name: str, remover: str | None) -> Pixels:
@@ -49,20 +70,21 @@ def read(name: str, remover: str | None) -> Pixels:
 
 
 def condition(
-    base: pretrained.Base, pixels: Pixels, name: str, encoder: str | None
+    pixels: Pixels, name: str, wanted: Conditioning, encoder: str | None
 ) -> Float[np.ndarray, "1 S D"]:
     """The condition of one picture.
 
     Args:
       name: of the picture, for messages.
-      encoder: as `pretrained.load_image_encoder` takes it.
+      wanted: by the generator.
+      encoder: as `pretrained.load_image_encoder` takes it; None takes the one that is named.
 
     Raises:
       UsageError: the picture is not one of this generator's, or the encoder cannot be had or does
         not fit.
     """
     small = pixels.shape[:2] == (toybox.IMAGE_SIZE, toybox.IMAGE_SIZE)
-    if base.flow_config.cond_channels == toybox.COND_CHANNELS:
+    if wanted.channels == toybox.COND_CHANNELS:
         if not small:
             raise UsageError(
                 f"{name}: the toybox's generator knows its own pictures alone; expected "
@@ -71,13 +93,13 @@ def condition(
             )
         return toybox.condition(pixels[None].astype(np.float32) / 255)
     if small:
-        raise UsageError(f"{name}: a picture for --base toybox, too small for {base.name}")
-    encoder = encoder or image_encoder.DEFAULT
+        raise UsageError(f"{name}: a picture for --base toybox, too small for {wanted.base}")
+    encoder = encoder or wanted.encoder or image_encoder.DEFAULT
     config, params = pretrained.load_image_encoder(encoder)
-    if config.width != base.flow_config.cond_channels:
+    if config.width != wanted.channels:
         raise UsageError(
-            f"encoder {encoder}: gives {config.width} channels, but {base.name} takes "
-            f"{base.flow_config.cond_channels}"
+            f"encoder {encoder}: gives {config.width} channels, but {wanted.base} takes "
+            f"{wanted.channels}"
         )
     return conditioning.encode(config, params, pixels[None], batch=1)
 

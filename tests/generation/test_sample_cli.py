@@ -13,17 +13,27 @@ import pytest
 import trimesh
 from PIL import Image
 
-from dso_jax import generate, pretrained, toybox
+from dso_jax import conditioning, generate, images, mesh_export, pretrained, toybox
 from dso_jax.cli import main, sample, sample_prompts
-from dso_jax.models import LoRAConfig
+from dso_jax.models import (
+    DecoderConfig,
+    DINOv2Config,
+    FlowConfig,
+    LoRAConfig,
+    init_decoder,
+    init_dinov2,
+    init_flow,
+)
 from dso_jax.models.lora import adapter_leaves, attach
+from dso_jax.sampler import SamplerConfig
 from sim_mjx.protocol import Protocol
 from sim_mjx.rest import Rest
 from tests.generation import pictures
-from weight_port import write_peft_adapter
+from weight_port import files, to_torch, write_peft_adapter
 
 QUICK = ("--steps", "2", "--protocol", "fast")
 LORA = LoRAConfig(rank=2, alpha=4.0, targets=("to_kv", "to_q"))
+DINO = DINOv2Config(64, 1, 1, mlp_ratio=1.0, patch_size=7, image_size=14, num_registers=2)
 FAST = Protocol.preset("fast")
 
 
@@ -189,11 +199,66 @@ def test_what_cannot_be_used_is_one_message_and_no_file(line, message, place, ca
     assert sorted(place.rglob("*")) == before
 
 
-def test_a_picture_and_an_encoder_must_be_the_generators(place, capsys):
-    clear = Image.fromarray(pictures.noise(40, 40, 4))
-    clear.save("clear.png")
-    assert run("clear.png", "--base", "toybox", "--out", "x.glb") == 2
-    assert "knows its own pictures alone" in capsys.readouterr().err
+def write_base(folder, channels):
+    """A generator of the smallest size that takes the features of an image encoder."""
+    flow = FlowConfig(
+        resolution=2, model_channels=12, cond_channels=channels, num_blocks=1, num_heads=3
+    )
+    decoder, key = DecoderConfig(channels=(4, 2), num_res_blocks=1), jax.random.key(0)
+    models = {
+        pretrained.FLOW: (flow, init_flow(flow, key)),
+        pretrained.DECODER: (decoder, init_decoder(decoder, key)),
+    }
+    pretrained.save(folder, models, SamplerConfig(), {})
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A folder with an image encoder, a generator that takes its features, and one of others."""
+    folder = tmp_path_factory.mktemp("weights")
+    params = init_dinov2(DINO, jax.random.key(1))
+    files.write(folder / "dino.safetensors", to_torch("dinov2", DINO, params))
+    for name, channels in (("base", DINO.width), ("wide", DINO.width + 2)):
+        (folder / name).mkdir()
+        write_base(folder / name, channels)
+    return folder, params
+
+
+@pytest.fixture
+def photograph(place, weights):
+    """A cut-out picture beside the weights; gives the encoder's."""
+    pictures.cutout(60, 50, (10, 5, 40, 50)).save("cut.png")
+    folder, params = weights
+    for path in folder.iterdir():
+        (place / path.name).symlink_to(path)
+    return params
+
+
+def test_a_photograph_is_conditioned_by_the_image_encoder(photograph, quick):
+    line = "cut.png --base base --encoder dino.safetensors --out x.obj"
+    assert run(*line.split()) == 0
+    prepared = images.prepare(images.open_image("cut.png"))
+    expected = conditioning.encode(DINO, photograph, prepared[None], batch=1)
+    np.testing.assert_array_equal(quick["conditions"], expected)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("cut.png --base toybox", "cut.png: the toybox's generator knows its own pictures alone"),
+        ("toybox:3 --base base", "toybox:3: a picture for --base toybox"),
+        ("cut.png --base base --encoder gone.pth", "image encoder 'gone.pth': no such file"),
+        ("cut.png --base wide --encoder dino.safetensors", "encoder dino.safetensors: gives "),
+        ("opaque.png --base base --remover rembg", "rembg"),
+        ("opaque.png --base base --remover gone.onnx", "gone.onnx: no such file"),
+    ],
+)
+def test_picture_encoder_and_generator_must_fit(line, message, photograph, place, capsys):
+    before = sorted(place.rglob("*"))
+    assert run(*line.split(), "--out", "x.glb") == 2
+    text = capsys.readouterr().err
+    assert text.startswith("error: ") and message in text
+    assert sorted(place.rglob("*")) == before
 
 
 def test_samples_without_a_solid_write_nothing(place, capsys, quick, monkeypatch):
@@ -202,3 +267,14 @@ def test_samples_without_a_solid_write_nothing(place, capsys, quick, monkeypatch
     assert run("toybox:3", "--out", "x.glb") == 2
     assert "no sample is a solid (empty)" in capsys.readouterr().err
     assert not (place / "x.glb").exists()
+
+
+def test_a_full_disk_is_one_message(place, capsys, quick, monkeypatch):
+    def full(path, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(mesh_export, "_write", full)
+    (place / "x.glb").write_text("old")
+    assert run("toybox:3", "--out", "x.glb") == 2
+    assert "x.glb: cannot be written (No space left on device)" in capsys.readouterr().err
+    assert (place / "x.glb").read_text() == "old"
