@@ -35,6 +35,8 @@ from sim_mjx.meshes import Mesh, upright
 from sim_mjx.protocol import Protocol
 
 UpAxis = Literal["auto", "x", "y", "z"]
+# Points in a leaf of a tree: a tenth faster than with 16 once the points are in its order.
+_LEAF = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +187,7 @@ def _sample(mesh: Mesh, config: GeometryConfig, up: UpAxis, role: str) -> Sample
         raise BodyError("no_area", "the triangles have no area")
     first, second = _seeds(mesh, config.seed, role)
     points = cKDTree(surface.sample(config.points, seed=first))
-    tree = cKDTree(points.data[points.indices])
+    tree = cKDTree(points.data[points.indices], _LEAF)
     if role != "truth":
         return Sampled(tree, float(surface.area), float("nan"))
     others = surface.sample(config.points, seed=second)

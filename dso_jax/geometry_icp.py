@@ -12,12 +12,12 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from scipy.spatial import cKDTree
 
 # A search looks this many times as far as its answer counts: what it does not find then stays out
-# of reach while the points move by a reach.
-_LOOK_AHEAD = 2.0
+# of reach while the points move by half a reach.
+_LOOK_AHEAD = 1.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ def align(
     while done < criteria.iterations:
         done += 1
         near = distance < criteria.reach
-        turn, shift = _rigid_fit(points[near], target.data[partners[near]])
+        turn, shift = _rigid_fit(points[near], partners[near])
         rotation, translation = turn @ rotation, turn @ translation + shift
         points = points @ turn.T + shift
         before = fitness, rmse
@@ -98,22 +98,22 @@ class _Neighbours:
         # One more row, infinitely far: the neighbour that a search returns where it found none.
         self._points = np.concatenate([target.data, np.full((1, 3), np.inf)])
         self._asked = np.zeros((count, 3))  # where each point was when it was last searched for
-        self._first: Int[np.ndarray, " N"] = np.full(count, target.n)
+        self._first = np.full((count, 3), np.inf)  # what was found
         self._second = np.full(count, -np.inf)  # nothing else was nearer than this
 
     def of(
         self, points: Float[np.ndarray, "N 3"], reach: float
-    ) -> tuple[Int[np.ndarray, " N"], Float[np.ndarray, " N"]]:
-        """Index and distance of the nearest; of those not within `reach` only that much is true."""
-        distance = _norms(points - self._points[self._first])
+    ) -> tuple[Float[np.ndarray, "N 3"], Float[np.ndarray, " N"]]:
+        """The nearest and its distance; of those not within `reach` only that much is true."""
+        distance = _norms(points - self._first)
         moved = _norms(points - self._asked)
-        old: Bool[np.ndarray, " N"] = ~(np.minimum(distance, reach) + moved <= self._second)
-        if old.any():
+        old = np.flatnonzero(~(np.minimum(distance, reach) + moved <= self._second))
+        if len(old):
             look = _LOOK_AHEAD * reach
-            found, first = self._target.query(points[old], k=[1, 2], distance_upper_bound=look)
-            self._asked[old] = points[old]
-            self._first[old], self._second[old] = first[:, 0], np.minimum(found[:, 1], look)
-            distance[old] = found[:, 0]
+            asked = points[old]
+            found, index = self._target.query(asked, k=2, distance_upper_bound=look)
+            self._asked[old], self._first[old] = asked, self._points[index[:, 0]]
+            self._second[old], distance[old] = np.minimum(found[:, 1], look), found[:, 0]
         return self._first, distance
 
 
