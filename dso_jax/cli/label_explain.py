@@ -85,7 +85,9 @@ def _card(explanation, row: dict[str, Any] | None) -> Table:
     who = ", settled by C MuJoCo" if explanation.adjudicated else ""
     card.add_row("label", f"{label} ({rest.reason[0] or rest.status[0]}{who})")
     distance = explanation.angle_deg - protocol.threshold_deg
-    card.add_row(protocol.measure, f"{_degrees(explanation.angle_deg)}, threshold {distance:+.2f}")
+    side = "above" if distance >= 0 else "below"
+    distance = f"{abs(distance):.2f} deg {side} the threshold"
+    card.add_row(protocol.measure, f"{_degrees(explanation.angle_deg)}, {distance}")
     card.add_row("tilt", f"{_degrees(rest.tilt_deg[0])} after {rest.steps[0]} steps")
     if row is not None:
         stored = {None: "no label", True: "stable", False: "unstable"}[row["stable"]]
