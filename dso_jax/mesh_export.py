@@ -20,7 +20,6 @@ from sim_mjx.mesh_files import UP_AXIS
 # Millimetres in the unit of a format. A GLB is in metres by its specification and a 3MF states
 # its unit; for the others slicers take millimetres.
 UNIT_MM = {"glb": 1000.0, "stl": 1.0, "obj": 1.0, "ply": 1.0, "3mf": 1.0}
-HEIGHT_MM = 100.0
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def check_path(name: str | Path) -> Path:
 
 
 def export(
-    mesh: trimesh.Trimesh, path: Path, *, height_mm: float = HEIGHT_MM, up: str | None = None
+    mesh: trimesh.Trimesh, path: Path, *, height_mm: float, up: str | None = None
 ) -> Exported:
     """Writes a mesh whole or not at all; the format follows the suffix.
 

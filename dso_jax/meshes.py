@@ -32,7 +32,7 @@ from sim_mjx.occupancy import SATURATION, coverage, fill_interior
 _NEAREST = 0.01
 _ON_GRID = 1e-4  # skimage's vertices are float32
 _SHRINK, _GROW = 0.5, 0.53  # Taubin's two steps; with these a round keeps the volume
-_CLOSE = 1e-5  # relative change at which the move is good: a thousandth of a voxel is 2e-5
+_CLOSE = 1e-5  # relative change of the move, or of what it leaves wrong, that ends the search
 
 
 def surface(

@@ -17,7 +17,7 @@ Generate one object from one picture, drop it in the simulator, and write its me
 
 IMAGE is a picture file, best one whose background is transparent: any other loses its background
 to a remover (--remover). toybox:SEED stands for the picture of an object of the embedded toybox,
-whose generator needs no download; so does a 32 x 32 picture that the toybox rendered.
+whose generator needs no download; a 32 x 32 file is taken for one that the toybox rendered.
 """
 _EPILOG = """\
 what comes out
@@ -30,9 +30,10 @@ what comes out
   --best-of N draws the seeds S, S+1, ... S+N-1 and keeps the one that stands with the largest
   margin; a table shows all. The seed in the last line gives the same mesh alone.
 
-  `dso label OUT` labels the mesh instead of the occupancy, with the inertia of its protocol. The
-  default, legacy, is DSO's: it counts the concave parts of a mesh twice, so that objects with
-  little margin may differ; with `inertia: exact` in a protocol file they agree.
+  `dso label OUT` labels the mesh instead of the occupancy, with its protocol's inertia and contact
+  rule. The default inertia, legacy, is DSO's and counts concave parts of a mesh twice: objects with
+  a margin of a degree or two may then get the other label. A protocol file with `inertia: exact`
+  and `contact: skin` labels as here.
 
 exit codes
   0  written, whether it stands or falls

@@ -63,7 +63,9 @@ def agreement(
     usable = np.flatnonzero(rest.status != "invalid")
     files = [folder / f"{i:04d}.{suffix}" for i in usable]
     written = [
-        mesh_export.export(meshes.surface(logits[int(i)], saturation=protocol.saturation), file)
+        mesh_export.export(
+            meshes.surface(logits[int(i)], saturation=protocol.saturation), file, height_mm=100.0
+        )
         for i, file in zip(usable, files, strict=True)
     ]
     table = label.label_files(files, protocol, engine=engine)

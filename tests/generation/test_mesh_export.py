@@ -174,8 +174,9 @@ def test_unusable_places_are_named(tmp_path):
 
 @pytest.mark.parametrize("options", [{"height_mm": 0.0}, {"height_mm": np.inf}, {"up": "x"}])
 def test_unusable_settings_write_nothing(options, tmp_path):
+    settings = {"height_mm": 80.0, **options}
     with pytest.raises(UsageError, match=r"height|axis"):
-        mesh_export.export(meshes.surface(lamp()), tmp_path / "x.glb", **options)
+        mesh_export.export(meshes.surface(lamp()), tmp_path / "x.glb", **settings)
     assert not list(tmp_path.iterdir())
 
 
@@ -189,6 +190,6 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(mesh_export, "_write", full)
     with pytest.raises(OSError, match="No space"):
-        mesh_export.export(meshes.surface(lamp()), path)
+        mesh_export.export(meshes.surface(lamp()), path, height_mm=80.0)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
