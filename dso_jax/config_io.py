@@ -98,6 +98,9 @@ HELP = """Fine-tune a generator on labelled samples of its own with SFT, DPO or 
 --config FILE   a YAML file that lists what differs from the defaults; arguments override it:
                 python train.py --config configs/toybox-dro.yaml --optim.learning_rate 1e-4
 
+--plan          compile the step without weights and data, print its parameters, memory, FLOPs and
+                largest batch, and leave; --plan --device a100-80g adds an estimate for that card
+
 Several hosts: start one process a GPU with srun, mpirun or an Indexed Job of Kubernetes; JAX finds
 the others from what these say, or from --system.coordinator, --system.processes, --system.process.
 
@@ -134,9 +137,8 @@ def check(config: Config) -> None:
         ("eval.skip", config.eval.skip, 0, True),
         ("eval.samples", config.eval.samples, 1, True),
     ]
-    for name in ("max_win_rise", "max_ref_distance"):
-        if (value := getattr(config.guard, name)) is not None:
-            limits.append((f"guard.{name}", value, 0, False))
+    rules = {name: getattr(config.guard, name) for name in ("max_win_rise", "max_ref_distance")}
+    limits += [(f"guard.{k}", value, 0, False) for k, value in rules.items() if value is not None]
     for key, value, bound, inclusive in limits:
         if not (value >= bound if inclusive else value > bound):
             relation = "at least" if inclusive else "above"

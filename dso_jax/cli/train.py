@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from dso_jax.errors import UsageError
+
 GUARDED = 3
 STOPPED = 130  # as a shell reports a command that SIGINT ended
 
@@ -18,7 +20,13 @@ def main(argv: Sequence[str]) -> int:
     """
     from dso_jax import config_io
 
-    config = config_io.parse(argv)
+    rest, planned, device = take_plan(argv)
+    config = config_io.parse(rest)
+    if planned:
+        from dso_jax.training import plan
+
+        print(plan.report(config, device))
+        return 0
     from dso_jax.training import processes
 
     processes.connect(config.system)  # before anything asks JAX for its devices
@@ -33,3 +41,24 @@ def main(argv: Sequence[str]) -> int:
     if result.guard is not None:
         return GUARDED
     return 0 if result.finished else STOPPED
+
+
+def take_plan(argv: Sequence[str]) -> tuple[list[str], bool, str | None]:
+    """Takes `--plan` and `--device NAME` off the line: the other arguments, and both.
+
+    Raises:
+        UsageError: `--device` without a name or without `--plan`.
+    """
+    rest, planned, device = [], False, None
+    arguments = iter(argv)
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if argument == "--plan":
+            planned = True
+        elif name == "--device":
+            device = value if equals else next(arguments, "")
+        else:
+            rest.append(argument)
+    if device is not None and (not device or not planned):
+        raise UsageError("--device takes the name of a card, after --plan; see also --devices")
+    return rest, planned, device

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from dso_jax import config_io
-from dso_jax.config import Config
+from dso_jax.config import Config, OptimConfig
 from dso_jax.errors import UsageError
+from dso_jax.models import LoRAConfig
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
@@ -26,6 +27,29 @@ def test_every_shipped_config_parses_and_says_how_to_run_it(path):
     config_io.check(config)
     assert path.stem.endswith(config.objective.name)
     assert f"--config configs/{path.name}" in path.read_text().split("base:")[0]
+
+
+@pytest.mark.parametrize("prefix", ["", "24gb-"], ids=["full", "24gb"])
+@pytest.mark.parametrize(("name", "steps"), [("dro", 4000), ("dpo", 8000), ("sft", 8000)])
+def test_the_full_size_configs_have_the_papers_settings(prefix, name, steps):
+    path = next(path for path in CONFIGS if path.stem == prefix + name)
+    config = config_io.load(path)
+    assert config.base == "TRELLIS-image-large" and config.trainable == ("lora",)
+    objective = config.objective
+    assert (objective.name, objective.beta, objective.pairing) == (name, 500.0, "paired")
+    assert (objective.loser_weight, objective.loser_clip, objective.min_tilt_gap) == (1, None, 0)
+    assert (objective.time_mean, objective.time_std, objective.share_noise) == (1.0, 1.0, False)
+    assert config.optim == OptimConfig(5e-6, 2000, 0.01, (0.9, 0.999), 1e-8, 1.0)
+    assert config.lora == LoRAConfig(64, 128.0, ("to_q", "to_kv", "to_out", "to_qkv"))
+    train = config.train
+    assert (train.steps, train.batch_size, train.seed) == (steps, 48, 0)
+    assert (config.system.dtype, config.system.fsdp) == ("bfloat16", 1)
+    # 48 pairs a step on any of these numbers of GPUs; the small card takes them 6 at a time.
+    for devices in (1,) if prefix else (1, 2, 4, 8):
+        assert train.batch_size % (devices * train.accumulation) == 0
+    header = path.read_text().split("base:")[0]
+    assert "Hardware:" in header and "Expect" in header and "--plan --device" in header
+    assert train.batch_size // train.accumulation == (6 if prefix else 24)
 
 
 def test_a_file_holds_differences_only(tmp_path):
@@ -58,6 +82,9 @@ def test_floats_are_read_as_people_write_them(tmp_path, text):
         ("objective: {name: ppo}", ["objective.name", "ppo"]),
         ("lora: {rank: 0}", ["lora.rank"]),
         ("train: 3", ["train", "a mapping"]),
+        ("system: {fsdp: half}", ["system.fsdp", "a whole number"]),
+        ("guard: {max_win_rise: no}", ["guard.max_win_rise", "a number", "False"]),
+        ("objective: {name: dpo, loser_clip: 2.0}", ["objective.loser_clip 2.0", "dro"]),
         ("train: {steps: 1, steps: 2}", ["'steps' is given twice"]),
         ("train: [", ["run.yaml"]),
     ],
@@ -86,6 +113,9 @@ def test_command_line_overrides_file_overrides_default(tmp_path):
         (["--train.steps", "0"], "train.steps is 0, expected at least 1"),
         (["--optim.learning_rate", "nan"], "optim.learning_rate is nan"),
         (["--optim.betas", "0.9", "1.0"], "optim.betas"),
+        (["--system.fsdp", "0"], "system.fsdp is 0, expected at least 1"),
+        (["--guard.max_win_rise", "0"], "guard.max_win_rise is 0.0, expected above 0"),
+        (["--guard.window", "0"], "guard.window is 0"),
         (["--train.batch_size", "5", "--train.accumulation", "2"], "not a multiple"),
     ],
 )
