@@ -28,8 +28,8 @@ def attach(base: Base, source: Path) -> tuple[dict, LoRAConfig]:
         adapter = layouts.read(found, flow=base.flow_config, base_sha256=base.sha256)
         if adapter.lora is None:
             raise UsageError(
-                f"{found}: has no adapter but a {adapter.layout} of {adapter.kind}; give the "
-                "pipeline folder that it belongs to as --base"
+                f"{found}: whole weights of a {adapter.kind} model, no adapter; give the pipeline "
+                "folder that they belong to as --base"
             )
         if adapter.layout == "dso":  # has its base with it, which need not be this one
             layouts.with_base(adapter, exporting.load_base(base.name).stored())

@@ -34,6 +34,7 @@ from weight_port import files, to_torch, write_peft_adapter
 QUICK = ("--steps", "2", "--protocol", "fast")
 LORA = LoRAConfig(rank=2, alpha=4.0, targets=("to_kv", "to_q"))
 DINO = DINOv2Config(64, 1, 1, mlp_ratio=1.0, patch_size=7, image_size=14, num_registers=2)
+TOYBOX_FLOW = pretrained.EMBEDDED["toybox"] / "ckpts" / "flow.safetensors"
 FAST = Protocol.preset("fast")
 
 
@@ -250,6 +251,7 @@ def test_a_photograph_is_conditioned_by_the_image_encoder(photograph, quick):
         ("cut.png --base base --encoder gone.pth", "image encoder 'gone.pth': no such file"),
         ("cut.png --base wide --encoder dino.safetensors", "encoder dino.safetensors: gives "),
         ("opaque.png --base base --remover rembg", "rembg"),
+        (f"toybox:3 --adapter {TOYBOX_FLOW}", "whole weights of a flow model, no adapter"),
         ("opaque.png --base base --remover gone.onnx", "gone.onnx: no such file"),
     ],
 )
