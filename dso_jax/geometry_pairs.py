@@ -7,7 +7,6 @@ each worker reads and samples it once.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
 import os
@@ -16,18 +15,11 @@ import pickle
 from collections.abc import Callable, Generator, Iterable
 
 from dso_jax import geometry
-from sim_mjx.bodies import BodyError
-from sim_mjx.meshes import load_mesh
+from dso_jax.geometry_one import Outcome, Pair, PairWorker
 from sim_mjx.worker_pool import Failure, Limits, WorkerPool
 
-Pair = tuple[pathlib.Path, pathlib.Path]
-# Measures, reason and message.
-Outcome = tuple[geometry.Geometry | None, str, str]
-
-# What a pair may take: FINE, with meshes of a million faces, takes a tenth of the time.
+# What a pair may take; the slowest, FINE on hard pairs, take a few seconds.
 LIMITS = Limits(seconds=120.0)
-# Truths that a worker keeps: a few MiB each.
-_KEPT = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,50 +100,3 @@ def compare_files(
 def _row(index: int, pair: Pair, outcome: Outcome) -> PairRow:
     measures, reason, message = outcome
     return PairRow(index, pair[0], pair[1], measures, reason, message)
-
-
-class PairWorker:
-    """Measures pairs one after the other and keeps the truths it has seen last."""
-
-    def __init__(self, config: geometry.GeometryConfig):
-        self._config = config
-        self._truths: collections.OrderedDict[pathlib.Path, geometry.Sampled] = (
-            collections.OrderedDict()
-        )
-
-    def __call__(self, pair: Pair) -> Outcome:
-        try:
-            generated = _sampled(pair[0], geometry.sample_generated, self._config)
-        except _FileError as error:
-            return None, error.reason, str(error)
-        try:
-            truth = self._truth(pair[1])
-        except _FileError as error:
-            return None, f"truth_{error.reason}", str(error)
-        return geometry.measure(generated, truth, self._config), "", ""
-
-    def _truth(self, path: pathlib.Path) -> geometry.Sampled:
-        if path not in self._truths:
-            self._truths[path] = _sampled(path, geometry.sample_truth, self._config)
-            if len(self._truths) > _KEPT:
-                self._truths.popitem(last=False)
-        self._truths.move_to_end(path)
-        return self._truths[path]
-
-
-class _FileError(Exception):
-    def __init__(self, reason: str, message: str):
-        super().__init__(message)
-        self.reason = reason
-
-
-def _sampled(path: pathlib.Path, sample: Callable, config) -> geometry.Sampled:
-    try:
-        return sample(load_mesh(path), config)
-    except BodyError as error:
-        named = str(path) in str(error)
-        raise _FileError(error.reason, str(error) if named else f"{path}: {error}") from error
-    except OSError as error:
-        raise _FileError("unreadable", f"{path}: {error.strerror or error}") from error
-    except MemoryError as error:
-        raise _FileError("crashed", f"{path}: out of memory") from error

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 
 from dso_jax import geometry
-from dso_jax.geometry_pairs import PairWorker, compare_files
+from dso_jax.geometry_one import PairWorker
+from dso_jax.geometry_pairs import compare_files
 from sim_mjx import meshes, worker_pool
 from tests.evaluation.variants import PATHS
 
@@ -42,7 +45,7 @@ def test_workers_order_and_bad_files(tmp_path):
 def test_a_truth_is_read_once(monkeypatch):
     read = []
     load = meshes.load_mesh
-    monkeypatch.setattr("dso_jax.geometry_pairs.load_mesh", lambda p: (read.append(p), load(p))[1])
+    monkeypatch.setattr("dso_jax.geometry_one.load_mesh", lambda p: (read.append(p), load(p))[1])
     worker = PairWorker(SMALL)
     for generated in PATHS[3:6]:
         worker((generated, PATHS[0]))
@@ -61,6 +64,16 @@ def test_a_pair_that_takes_too_long_is_a_row():
     (row,) = compare_files([(PATHS[3], PATHS[0])], endless, workers=1, limits=limits)
     assert (row.geometry, row.reason) == (None, "timeout")
     assert PATHS[3].name in row.message
+
+
+def test_a_worker_does_without_jax():
+    program = worker_pool._PROGRAM.replace(
+        "serve()\n",
+        "import dso_jax.geometry_one\n"
+        "assert not {'jax', 'mujoco', 'pyarrow', 'flax'} & set(sys.modules)\n",
+    )
+    folder = str(PATHS[0].parents[3] / "sim_mjx")
+    subprocess.run([sys.executable, "-P", "-c", program, folder], check=True)
 
 
 def test_closing_early_ends_the_processes():
