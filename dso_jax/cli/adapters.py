@@ -14,7 +14,7 @@ from dso_jax.models import LoRAConfig, lora
 from dso_jax.pretrained import Base
 from weight_port import WeightError, layouts
 
-NAMES = ("adapter-best", "adapter")  # in a run, the better first
+NAMES = {"best": "adapter-best", "last": "adapter"}  # in a run, the better first
 
 
 def attach(base: Base, source: Path) -> tuple[dict, LoRAConfig]:
@@ -23,7 +23,7 @@ def attach(base: Base, source: Path) -> tuple[dict, LoRAConfig]:
     Raises:
       UsageError: there is none, or it does not fit `base` or was trained on another.
     """
-    found = _find(source)
+    found = find(source)
     try:
         adapter = layouts.read(found, flow=base.flow_config, base_sha256=base.sha256)
         if adapter.lora is None:
@@ -36,8 +36,31 @@ def attach(base: Base, source: Path) -> tuple[dict, LoRAConfig]:
     except WeightError as error:
         raise UsageError(str(error)) from error
     params = lora.with_adapter(base.flow_params, lora.adapter_leaves(adapter.params))
-    _check_trained(source, params)
+    check_trained(source, params)
     return params, adapter.lora
+
+
+def find(source: Path, which: str = "auto") -> Path:
+    """The adapter of a run folder, or `source` itself if it is one.
+
+    Args:
+      which: of a run: one of `NAMES`, or "auto" for the first that is there.
+
+    Raises:
+      UsageError: there is none.
+    """
+    if not source.exists():
+        raise UsageError(f"{source}: no such run or adapter")
+    if source.is_file() or (source / "adapter_config.json").is_file():
+        return source
+    names = list(NAMES.values()) if which == "auto" else [NAMES[which]]
+    for name in names:
+        if (source / name).is_dir():
+            return source / name
+    raise UsageError(
+        f"{source}: no {' and no '.join(names)} in it; expected a finished run that trained an "
+        "adapter, a PEFT adapter folder, or a DSO checkpoint"
+    )
 
 
 def recorded_base(source: Path) -> str | None:
@@ -46,13 +69,15 @@ def recorded_base(source: Path) -> str | None:
     return None if config is None else config.base
 
 
-def _config(source: Path) -> Config | None:
-    path = source / "config.yaml"
-    return config_io.load(path) if path.is_file() else None
+def check_trained(source: Path, params: dict) -> None:
+    """Refuses a run that trained weights of the base too: its adapter alone is not its model.
 
+    Args:
+      params: base and adapter.
 
-def _check_trained(source: Path, params: dict) -> None:
-    """Refuses a run that trained weights of the base too: its adapter alone is not its model."""
+    Raises:
+      UsageError: names the run's patterns.
+    """
     config = _config(source)
     if config is None:
         return
@@ -60,19 +85,11 @@ def _check_trained(source: Path, params: dict) -> None:
     if any(jax.tree.leaves(lora.strip(mask))):
         raise UsageError(
             f"{source}: trained weights of the base too (trainable: "
-            f"{', '.join(config.trainable)}); its adapter without them is another model"
+            f"{', '.join(config.trainable)}); only its checkpoints hold them, and the adapter "
+            "without them is another model"
         )
 
 
-def _find(source: Path) -> Path:
-    if not source.exists():
-        raise UsageError(f"{source}: no such adapter")
-    if source.is_file() or (source / "adapter_config.json").is_file():
-        return source
-    for name in NAMES:
-        if (source / name).is_dir():
-            return source / name
-    raise UsageError(
-        f"{source}: no {' and no '.join(NAMES)} in it; expected a finished run that trained an "
-        "adapter, a PEFT adapter folder, or a DSO checkpoint"
-    )
+def _config(source: Path) -> Config | None:
+    path = source / "config.yaml"
+    return config_io.load(path) if path.is_file() else None

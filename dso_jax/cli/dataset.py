@@ -7,17 +7,12 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 from rich.console import Console
 
 from dso_jax.cli import dataset_help
+from dso_jax.cli.parser import Parser
 from dso_jax.errors import UsageError
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{self.prog.removeprefix('dso ')}: {message} (see {self.prog} --help)")
 
 
 def main(argv: list[str]) -> int:
@@ -36,7 +31,7 @@ def main(argv: list[str]) -> int:
 
 
 def _stats(argv: list[str]) -> int:
-    parser = _parser("stats", dataset_help.STATS)
+    parser = Parser("dataset stats", dataset_help.STATS)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="a dataset folder")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a picture")
     options = parser.parse_args(argv)
@@ -45,7 +40,7 @@ def _stats(argv: list[str]) -> int:
 
 
 def _validate(argv: list[str]) -> int:
-    parser = _parser("validate", dataset_help.VALIDATE)
+    parser = Parser("dataset validate", dataset_help.VALIDATE)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="a dataset folder")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(argv)
@@ -69,7 +64,7 @@ def _validate(argv: list[str]) -> int:
 
 
 def _import(argv: list[str]) -> int:
-    parser = _parser("import-dso", dataset_help.IMPORT, dataset_help.IMPORT_MORE)
+    parser = Parser("dataset import-dso", dataset_help.IMPORT, dataset_help.IMPORT_MORE)
     parser.add_argument("source", type=Path, metavar="SOURCE", help="DSO's data folder")
     _add_out(parser)
     parser.add_argument(
@@ -90,7 +85,7 @@ def _import(argv: list[str]) -> int:
 
 
 def _export(argv: list[str]) -> int:
-    parser = _parser("export-dso", dataset_help.EXPORT, dataset_help.EXPORT_MORE)
+    parser = Parser("dataset export-dso", dataset_help.EXPORT, dataset_help.EXPORT_MORE)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="a dataset folder")
     _add_out(parser)
     options = parser.parse_args(argv)
@@ -111,7 +106,7 @@ def _export(argv: list[str]) -> int:
 
 
 def _merge(argv: list[str]) -> int:
-    parser = _parser("merge", dataset_help.MERGE)
+    parser = Parser("dataset merge", dataset_help.MERGE)
     parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="dataset folders")
     _add_out(parser)
     options = parser.parse_args(argv)
@@ -148,13 +143,4 @@ def _show_stats(folder: Path, *, as_json: bool = False) -> None:
 def _add_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="folder to write or go on with"
-    )
-
-
-def _parser(name: str, description: str, epilog: str = "") -> _Parser:
-    return _Parser(
-        prog=f"dso dataset {name}",
-        description=description,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
 
+from dso_jax.cli.parser import Parser
 from dso_jax.errors import UsageError
 
-if TYPE_CHECKING:
-    from dso_jax.config import Config
-
-ADAPTERS = {"best": "adapter-best", "last": "adapter"}  # in the order of preference
 _HELP = """\
 Write the adapter of a training run in a form that torch loads, and verify it: what was written is
 read again, and every tensor and one forward of the model are compared with base + adapter (of a
@@ -39,11 +35,6 @@ examples
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"export: {message} (see dso export --help)")
-
-
 def main(argv: list[str]) -> int:
     """Runs the command; see `--help`.
 
@@ -52,20 +43,21 @@ def main(argv: list[str]) -> int:
     """
     options = _parser().parse_args(argv)
     # JAX takes seconds to import; `--help` and typing mistakes need not wait.
-    from dso_jax.cli import exporting
+    from dso_jax.cli import adapters, exporting
     from weight_port import folders, layouts
 
+    run = Path(options.run)
+    if not run.is_dir():
+        raise UsageError(f"export: {run}: no such folder")
     with exporting.usage_errors(options.out):
         out = folders.check_new(options.out)
-        run = Path(options.run)
-        folder, config = _find_adapter(run, options.adapter), _config(run)
-        name = options.base or (config.base if config else None)
+        folder = adapters.find(run, options.adapter)
+        name = options.base or adapters.recorded_base(run)
         if name is None:
             raise UsageError(f"export: {run} does not say what its base is; give --base")
         base = exporting.load_base(name)
         adapter = layouts.read(folder, flow=base.config, base_sha256=base.sha256)
-        if config is not None:
-            exporting.check_trained(run, config.trainable, adapter, base)
+        adapters.check_trained(run, exporting.with_adapter(base, adapter))
         with folders.new_folder(out) as building:
             if options.layout == "peft":
                 found = exporting.write_peft(building, adapter, base)
@@ -80,37 +72,8 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _find_adapter(run: Path, which: str) -> Path:
-    """The adapter folder of a run, or `run` itself if it is one."""
-    if not run.is_dir():
-        raise UsageError(f"export: {run}: no such folder")
-    if (run / "adapter_config.json").is_file():
-        return run
-    names = ADAPTERS.values() if which == "auto" else [ADAPTERS[which]]
-    for name in names:
-        if (run / name).is_dir():
-            return run / name
-    raise UsageError(
-        f"export: {run}: no {' and no '.join(names)} in it; expected a run that is finished and "
-        "trained an adapter, or an adapter folder"
-    )
-
-
-def _config(run: Path) -> Config | None:
-    """What a run folder says about itself; None if it is an adapter folder alone."""
-    from dso_jax import config_io
-
-    path = run / "config.yaml"
-    return config_io.load(path) if path.is_file() else None
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="dso export",
-        description=_HELP,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser("export", _HELP, _EPILOG)
     parser.add_argument("run", metavar="RUN", help="run folder or adapter folder")
     parser.add_argument(
         "--layout", required=True, choices=("dso", "peft", "merged"), help="see below"
@@ -125,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--adapter",
-        choices=("auto", *ADAPTERS),
+        choices=("auto", "best", "last"),
         default="auto",
         help="of a run folder: the one of the best held-out evaluation (adapter-best/), the last "
         "(adapter/), or the best if there is one (default: auto)",

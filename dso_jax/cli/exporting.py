@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,23 +76,6 @@ def usage_errors(out: str) -> Iterator[None]:
         raise UsageError(f"{place}: {error.strerror}; nothing was written to {out}") from error
 
 
-def check_trained(run: Path, trainable: Sequence[str], adapter: Checkpoint, base: Base) -> None:
-    """Refuses a run that trained weights of the base too: its adapter alone is not its model.
-
-    Args:
-      trainable: the run's patterns, see `lora.trainable_mask`.
-
-    Raises:
-      UsageError: names the patterns.
-    """
-    mask = lora.trainable_mask(_with(base, adapter), trainable)
-    if any(convert.flatten(lora.strip(mask)).values()):
-        raise UsageError(
-            f"{run}: trained weights of the base too (trainable: {', '.join(trainable)}); "
-            "only its checkpoints hold them, and the adapter without them is another model"
-        )
-
-
 def write_peft(folder: Path, adapter: Checkpoint, base: Base) -> str:
     """Fills `folder` with the adapter as PEFT saves it.
 
@@ -108,8 +91,8 @@ def write_peft(folder: Path, adapter: Checkpoint, base: Base) -> str:
     slots = convert.plan(peft.RULES, branches)
     count = verify.match(slots, branches, found.params, source=str(folder))
     _describe(folder, "peft", adapter, base)
-    expected = verify.velocity(base.config, _with(base, adapter), adapter.lora)
-    again = verify.velocity(base.config, _with(base, found), found.lora)
+    expected = verify.velocity(base.config, with_adapter(base, adapter), adapter.lora)
+    again = verify.velocity(base.config, with_adapter(base, found), found.lora)
     return _exact(folder, count, again, expected)
 
 
@@ -121,7 +104,7 @@ def write_dso(folder: Path, adapter: Checkpoint, base: Base) -> str:
     del both  # with a model of full size, memory is short
     found = layouts.read(path, flow=base.config, base_sha256=base.sha256)
     assert found.lora is not None
-    params = _with(base, adapter)
+    params = with_adapter(base, adapter)
     slots = dso.slots(base.config, found.lora)
     count = verify.match(slots, params, found.params, source=str(path))
     _describe(folder, "dso", adapter, base)
@@ -150,7 +133,7 @@ def write_merged(
     config, found, path = pretrained.load_model(folder, pretrained.FLOW)
     if config != base.config:
         raise WeightError(f"{path}: is a {config}, expected a {base.config}")
-    params, settings = _with(base, adapter), adapter.lora
+    params, settings = with_adapter(base, adapter), adapter.lora
     assert settings is not None
     slots, merged = models.slots("flow", config), lora.merge(params, settings)
     count = verify.match(slots, merged, found, source=str(path), half=dtype)
@@ -199,7 +182,8 @@ def write_pipeline(
     return _exact(path, count, verify.velocity(base.config, found), expected)
 
 
-def _with(base: Base, adapter: Checkpoint) -> dict:
+def with_adapter(base: Base, adapter: Checkpoint) -> dict:
+    """Parameters of the base with the adapter's leaves."""
     return lora.with_adapter(base.params, lora.adapter_leaves(adapter.params))
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
-from typing import NoReturn
 
+from dso_jax.cli.parser import Parser
 from dso_jax.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -36,11 +36,6 @@ examples
   dso import tuned/adapter --base toybox --out runs/adapter
   dso import flow.safetensors --base TRELLIS-image-large --out TRELLIS-tuned
 """
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"import: {message} (see dso import --help)")
 
 
 def main(argv: list[str]) -> int:
@@ -85,12 +80,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="dso import",
-        description=_HELP,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser("import", _HELP, _EPILOG)
     parser.add_argument("source", metavar="SRC", help="weight file, adapter or pipeline folder")
     parser.add_argument(
         "--base",

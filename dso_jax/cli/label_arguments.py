@@ -6,9 +6,9 @@ import argparse
 import os
 import pathlib
 import tempfile
-from typing import NoReturn
 
 from dso_jax.cli.label_help import DESCRIPTION, EPILOG
+from dso_jax.cli.parser import Parser
 from dso_jax.errors import UsageError
 
 # Where launchers say which of how many processes this one is, most specific first.
@@ -20,19 +20,9 @@ LAUNCHERS = (
 )
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"label: {message} (see dso label --help)")
-
-
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line; what it refuses is a `UsageError`."""
-    made = _Parser(
-        prog="dso label",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = Parser("label", DESCRIPTION, EPILOG)
     add = made.add_argument
     add("paths", nargs="*", metavar="PATHS", help="files, folders or globs")
     add("--out", metavar="FILE", help="parquet file to write")

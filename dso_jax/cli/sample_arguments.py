@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import math
-from typing import NoReturn
 
+from dso_jax.cli.parser import Parser
 from dso_jax.errors import UsageError
 
 BASE = "TRELLIS-image-large"
@@ -48,11 +48,6 @@ examples
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"sample: {message} (see dso sample --help)")
-
-
 def parse(argv: list[str]) -> argparse.Namespace:
     """The options of a command line.
 
@@ -66,12 +61,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def _parser() -> argparse.ArgumentParser:
-    made = _Parser(
-        prog="dso sample",
-        description=_HELP,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = Parser("sample", _HELP, _EPILOG)
     add = made.add_argument
     add("image", metavar="IMAGE", help="picture file, or toybox:SEED")
     add("--out", required=True, metavar="FILE", help="mesh to write: .glb .stl .obj .ply .3mf")

@@ -180,7 +180,7 @@ def place(tmp_path, monkeypatch):
         ("toybox:x --base toybox --out x.glb", "expected toybox:SEED"),
         ("toybox:3 --base texts --out x.glb", "base texts: is conditioned on text"),
         ("toybox:3 --base nowhere --out x.glb", "base 'nowhere'"),
-        ("toybox:3 --adapter nowhere --out x.glb", "nowhere: no such adapter"),
+        ("toybox:3 --adapter nowhere --out x.glb", "nowhere: no such run or adapter"),
         ("toybox:3 --adapter full --out x.glb", "full: trained weights of the base too"),
         ("toybox:3 --adapter texts --out x.glb", "no adapter-best and no adapter in it"),
         ("toybox:3 --adapter other --out x.glb", "other/adapter_model.safetensors"),

@@ -138,7 +138,7 @@ def test_another_scale_in_what_was_written_is_seen(world):
     """The tensors are the same; one forward is not."""
     adapter = layouts.read(world / "run/adapter")
     base = exporting.load_base(str(world / "base"))
-    params = exporting._with(base, adapter)
+    params = exporting.with_adapter(base, adapter)
     expected = exporting.verify.velocity(FLOW, params, adapter.lora)
     other = exporting.verify.velocity(FLOW, params, exporting.lora.LoRAConfig(3, 5.1))
     with pytest.raises(WeightError, match="one forward of what was written differs by"):
