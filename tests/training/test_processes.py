@@ -28,7 +28,9 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import os, signal, sys
 import dataclasses
+import jax
 from dso_jax.config import SystemConfig
+from dso_jax.models import lora
 from dso_jax.training import processes
 port, process, folder, out, interrupted = sys.argv[1:]
 system = SystemConfig(fsdp=2, coordinator=f"localhost:{port}", processes=2, process=int(process))
@@ -36,17 +38,21 @@ processes.connect(system)
 import train
 from dso_jax import data
 from tests.training.conftest import make_base, make_config
-config = make_config(folder, out)
+config = dataclasses.replace(make_config(folder, out, eval_every=2), system=system)
 iterate = data.iterate
 def interrupting(batches, start):
     for step, batch in enumerate(iterate(batches, start), start):
         if step == 1 and interrupted == "yes" and process == "1":
             os.kill(os.getpid(), signal.SIGTERM)
         yield batch
+def evaluate(params):  # every process can read all of them, and finds something else
+    assert all(leaf.is_fully_addressable for leaf in jax.tree.leaves(params))
+    size = sum(float(abs(leaf).sum()) for leaf in jax.tree.leaves(lora.adapter_leaves(params)))
+    return {"stable": 1 / (1 + size) + 0.5 * int(process)}
 data.iterate = interrupting
-done = train.main(dataclasses.replace(config, system=system), base=make_base())
+done = train.main(config, base=make_base(), evaluate=evaluate)
 assert not done.params["blocks"]["mlp"]["mlp"]["0"]["kernel"].is_fully_addressable
-print("steps", done.steps)
+print("steps", done.steps, "best", done.best["step"], f"{done.best['stable']:.6f}")
 """
 
 
@@ -85,9 +91,10 @@ def test_two_processes_stop_together_and_go_on_as_one_would(base, dataset_folder
     out = tmp_path / "both"
     # A signal to one of them stops both: the others hear of it a step later.
     stopped = run_two(dataset_folder, out, interrupted=True)
-    assert stopped == ["steps 3", "steps 3"]
+    assert stopped[0].startswith("steps 3 ") and stopped[1] == stopped[0]
     assert not (out / "adapter").exists() and (out / "checkpoints" / "3").is_dir()
-    assert run_two(dataset_folder, out, interrupted=False) == ["steps 4", "steps 4"]
+    finished = run_two(dataset_folder, out, interrupted=False)
+    assert finished[0].startswith("steps 4 ") and finished[1] == finished[0]
     stored, expected = (
         read_peft_adapter(folder / "adapter")[0] for folder in (out, Path(alone.out))
     )
@@ -96,6 +103,11 @@ def test_two_processes_stop_together_and_go_on_as_one_would(base, dataset_folder
         [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         for folder in (out, Path(alone.out))
     )
+    evaluated = {row["step"]: row["stable"] for row in rows if row["kind"] == "eval"}
+    best = max(evaluated, key=evaluated.__getitem__)
+    assert finished[0].endswith(f"best {best} {evaluated[best]:.6f}")
+    assert list(evaluated) == [0, 2, 4] and evaluated[best] < 0.5  # what the first process found
+    rows = [row for row in rows if row["kind"] == "train"]
     assert [row["step"] for row in rows] == [0, 1, 2, 3]
     for row, other in zip(rows, wanted, strict=True):
         numbers = {name: row[name] for name in ("loss", "loss_win", "margin", "grad_norm")}
