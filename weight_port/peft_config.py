@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ def read(path: Path) -> dict[str, Any]:
     for key, kind in {"r": int, "lora_alpha": (int, float), "target_modules": (list, str)}.items():
         if not isinstance(settings.get(key), kind) or isinstance(settings[key], bool):
             raise WeightError(f"{path}: {key} is {settings.get(key)!r}, which is not usable")
-    if not math.isfinite(settings["lora_alpha"]):
+    if not abs(settings["lora_alpha"]) <= sys.float_info.max:  # an integer may be larger
         raise WeightError(f"{path}: lora_alpha is {settings['lora_alpha']}, expected a number")
     if settings["r"] < 1:
         raise WeightError(f"{path}: r is {settings['r']}, expected at least 1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,6 +39,8 @@ RUNTIME_ARGUMENTS = ("use_fp16", "use_checkpoint")
 # Upstream's defaults of the flow model, where ours are the published model's: a `.json` may leave
 # them out.
 FLOW_DEFAULTS = {"patch_size": 2, "qk_rms_norm": False}
+
+MAX_SIZE = 2**16  # far above any model's: the names of a billion blocks would fill the memory
 
 
 def arguments(folder: Path) -> dict:
@@ -90,11 +93,29 @@ def model_config(path: Path, role: str) -> Any:
         if config_class is FlowConfig:
             taken = FLOW_DEFAULTS | taken
             taken["num_heads"] = taken.get("num_heads") or taken["model_channels"] // width
-        return config_class(**taken)
+        config = config_class(**taken)
     except KeyError as error:
         raise UsageError(f"{path}: 'args' has no {error}") from None
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise UsageError(f"{path}: {error}") from error
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if not _usable(field, value):
+            raise UsageError(f"{path}: {field.name} is {value!r}, which is not usable")
+    return config
+
+
+def _usable(field: dataclasses.Field, value: Any) -> bool:
+    """Whether a setting is of its kind, and a number one that a model can have."""
+    if field.type in (bool, str):
+        return isinstance(value, field.type)  # type: ignore[arg-type]
+    if field.type is float:
+        return type(value) in (int, float) and 0 < value <= MAX_SIZE
+    if isinstance(value, tuple) != (field.type is not int):
+        return False
+    numbers = value if isinstance(value, tuple) else (value,)
+    least = 0 if field.name.startswith("num_res_blocks") else 1
+    return len(numbers) > 0 and all(type(n) is int and least <= n <= MAX_SIZE for n in numbers)
 
 
 def sampler(folder: Path) -> SamplerConfig:

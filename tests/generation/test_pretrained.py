@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from dso_jax import pretrained, toybox
 from dso_jax.errors import UsageError
 from dso_jax.models import DecoderConfig, FlowConfig, init_decoder, init_flow
+from dso_jax.pretrained import pipeline
 from dso_jax.sampler import SamplerConfig
 from weight_port import files
 
@@ -106,6 +107,18 @@ def test_faults_name_the_file_and_the_key(folder, file, change, message):
     with pytest.raises(UsageError, match=message) as error:
         pretrained.load(str(folder))
     assert file.rsplit("/", 1)[-1] in str(error.value)
+
+
+UNUSABLE = [None, True, 0, -1, 10**400, "x", [1], {"a": 1}]
+
+
+@pytest.mark.parametrize("value", UNUSABLE, ids=lambda value: str(value)[:5])
+@pytest.mark.parametrize("key", ["resolution", "in_channels", "num_blocks", "mlp_ratio"])
+def test_a_size_that_is_none_is_named(folder, key, value):
+    """Before anything is made of that size."""
+    edit(folder / "ckpts" / "flow.json", lambda c: c["args"].update({key: value}))
+    with pytest.raises(UsageError, match=r"ckpts/flow\.json: "):
+        pipeline.model_config(folder / "ckpts" / "flow.json", pretrained.FLOW)
 
 
 def test_weights_of_another_size_are_reported_by_tensor(folder):

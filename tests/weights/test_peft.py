@@ -213,6 +213,7 @@ def test_gap_between_blocks_is_refused(folder):
         ("r", 0, "r is 0"),
         ("r", 2, "do not belong together: rank is 2 in one and 3 in the other"),
         ("lora_alpha", None, "lora_alpha is None"),
+        ("lora_alpha", 10**400, "lora_alpha is 1000.*, expected a number"),
         ("lora_alpha", float("nan"), "lora_alpha is nan, expected a number"),
         ("lora_alpha", 6, "do not belong together: alpha is 6.0 in one and 5.0 in the other"),
         ("target_modules", None, "target_modules is None"),
