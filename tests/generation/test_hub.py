@@ -113,6 +113,23 @@ def test_a_connection_that_breaks_off_is_told_in_one_line(cache, monkeypatch):
         pretrained.load(REPO)
 
 
+def test_offline_keeps_off_the_network(cache, monkeypatch):
+    """Asked for by the argument alone, whatever the environment says."""
+    library = pytest.importorskip("huggingface_hub")
+    download, asked = library.hf_hub_download, []
+
+    def watched(repo, name, *, local_files_only):
+        asked.append(local_files_only)
+        return download(repo, name, local_files_only=True)
+
+    monkeypatch.setattr(library, "hf_hub_download", watched)
+    pretrained.load(REPO, offline=True)
+    assert asked and all(asked)
+    asked.clear()
+    pretrained.resolve(REPO)  # left to HF_HUB_OFFLINE, which the library reads
+    assert asked == [False]
+
+
 @pytest.mark.parametrize("suffix", [".json", ".safetensors"])
 def test_half_a_model_is_not_looked_for_elsewhere(cache, tmp_path, suffix):
     folder = write(tmp_path / "local")

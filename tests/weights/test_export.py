@@ -124,6 +124,44 @@ def test_a_model_that_the_base_lacks_is_said_and_left_out(world, tmp_path, caplo
     assert tree(tmp_path / "out")["pipeline.json"] == tree(world / "merged")["pipeline.json"]
 
 
+def test_models_outside_the_base_are_copied_into_the_folder(world, tmp_path):
+    """A name that leads out of the base must not lead out of what is written."""
+    base = tmp_path / "in" / "base"
+    shutil.copytree(world / "base", base)
+    name = "ss_dec_conv3d_16l8_fp16"
+    for path in base.glob(f"ckpts/{name}.*"):
+        path.rename(base.parent / path.name)
+    path = base / "pipeline.json"
+    path.write_text(path.read_text().replace(f"ckpts/{name}", f"../{name}"))
+    out = tmp_path / "out"
+    assert run("export", world / "run", "--layout", "merged", "--base", base, "--out", out) == 0
+    assert tree(out).keys() == tree(world / "merged").keys()
+    assert tree(out)["pipeline.json"] == tree(world / "merged")["pipeline.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+
+
+def test_links_hold_from_anywhere(world, tmp_path, monkeypatch):
+    monkeypatch.chdir(world)
+    words = ("--layout", "merged", "--base", "base", "--others", "link", "--out", tmp_path / "x")
+    assert run("export", "run", *words) == 0
+    monkeypatch.chdir(tmp_path)
+    assert tree(tmp_path / "x").keys() == tree(world / "merged").keys()
+
+
+def test_an_adapter_that_rounding_swamps_is_said(world, tmp_path, caplog):
+    adapter = world / "run/adapter"
+    shutil.copytree(adapter, tmp_path / "adapter")
+    path = tmp_path / "adapter/adapter_model.safetensors"
+    tensors, texts = files.read(path)
+    faint = {n: t * np.float32(1e-4 if "lora_B" in n else 1) for n, t in tensors.items()}
+    files.write(path, faint, texts)
+    for name, source in (("strong", adapter), ("faint", tmp_path / "adapter")):
+        words = ("--layout", "merged", "--base", world / "base", "--out", tmp_path / name)
+        caplog.clear()
+        assert run("export", source, *words) == 0
+        assert ("rounding to float16 changes the output by" in caplog.text) == (name == "faint")
+
+
 def test_verification_prints_what_it_found(world, tmp_path, capsys):
     for layout, count in (("dso", 69), ("peft", 20), ("merged", 49)):
         out = tmp_path / layout
