@@ -14,9 +14,9 @@ from tests.evaluation.variants import PATHS, VARIANTS, honest_pairs
 # On the same points: rounding, through up to 50 updates. The issue asks for 2 % and 0.5 points.
 ROUNDING = 1e-9
 # On other points of the same surfaces, 10,000 draws leave a score of .9 a deviation of .4 points,
-# and ICP may settle elsewhere. Their mean over many pairs must not.
-CHAMFER_ONE, CHAMFER_MEAN = 0.03, 0.003
-F_SCORE_ONE, F_SCORE_MEAN = 0.016, 0.002
+# and ICP settles elsewhere on one pair in thirty: nine in ten pairs, and the mean over many.
+CHAMFER, F_SCORE = 0.02, 0.005
+MOST, CHAMFER_MEAN, F_SCORE_MEAN = 0.9, 0.003, 0.002
 
 
 def plain_samples(mesh: Mesh, rng: np.random.Generator, count: int = 10_000) -> np.ndarray:
@@ -73,23 +73,25 @@ def differences(generated: Mesh, truth: Mesh) -> np.ndarray:
 
 
 def check(count: int) -> np.ndarray:
-    """Mean differences on other points than ours."""
+    """Differences on other points than ours, (count, 2); on the same points there are none."""
     found = np.array([differences(*pair[1:]) for pair in honest_pairs(count)])
     same, other = found[:, 0], found[:, 1]
     assert np.abs(same).max() < ROUNDING
-    assert (np.abs(other).max(axis=0) < (CHAMFER_ONE, F_SCORE_ONE)).all()
     print(f"{count} pairs: same points {np.abs(same).max(axis=0)}", end="; ")
-    print(f"other points {np.abs(other).max(axis=0)}, mean {other.mean(axis=0)}")
-    return other.mean(axis=0)
+    print(f"other points {np.abs(other).max(axis=0)}, mean {other.mean(axis=0)}", end="; ")
+    print(f"within {(np.abs(other) < (CHAMFER, F_SCORE)).mean(axis=0)}")
+    return other
 
 
 def test_scores_agree():
-    check(4)
+    assert (np.abs(check(4)) < (CHAMFER, F_SCORE)).all()
 
 
 @pytest.mark.slow
 def test_scores_of_a_hundred_pairs_agree():
-    assert (np.abs(check(100)) < (CHAMFER_MEAN, F_SCORE_MEAN)).all()
+    other = check(100)
+    assert ((np.abs(other) < (CHAMFER, F_SCORE)).mean(axis=0) > MOST).all()
+    assert (np.abs(other.mean(axis=0)) < (CHAMFER_MEAN, F_SCORE_MEAN)).all()
 
 
 @pytest.mark.parametrize("others", [(3, 10), (10, 3), (0, 20)])
