@@ -85,8 +85,8 @@ def _convert(options: argparse.Namespace) -> None:
     destination = folders.check_new(options.destination)
     base, sha256, flow = None, None, None
     if options.base is not None:
-        base, sha256 = layouts.read(options.base), layouts.sha256(options.base)
-        flow = layouts.flow_config(base)
+        base = layouts.read(options.base)
+        flow, sha256 = layouts.flow_config(base), layouts.sha256(options.base)
     checkpoint = layouts.read(options.source, flow=flow, alpha=options.alpha, base_sha256=sha256)
     layout = options.to or ("base" if checkpoint.layout == "merged" else checkpoint.layout)
     if (layout == "peft") == (destination.suffix == ".safetensors"):

@@ -77,6 +77,7 @@ def test_dinov2_goes_from_one_set_of_names_to_the_other(tmp_path):
         (["dso.safetensors", "out.safetensors", "--alpha", "3"], "states alpha 5, not 3"),
         (["dso.safetensors", "out.safetensors", "--base", "other.safetensors"], "with sha256"),
         (["dso.safetensors", "out.safetensors", "--base", "dso.safetensors"], "expected the flow"),
+        (["dso.safetensors", "out.safetensors", "--base", "run/adapter"], "expected the flow"),
         (["run/adapter", "out.safetensors", "--to", "dso"], "needs the base"),
         (["run", "out.safetensors"], "no adapter_config.json; expected a state dict"),
     ],
