@@ -78,6 +78,8 @@ def _compiled(config: DINOv2Config, dtype: str) -> Callable[[dict, jax.Array], j
 def _square(image: np.ndarray | Image.Image, edge: int) -> UInt8[np.ndarray, "E E 3"]:
     """RGB pixels at the encoder's size, scaled as upstream scales."""
     if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8:  # 0 to 1 would pass as nearly black
+            raise TypeError(f"an image has type {image.dtype}, expected uint8 from 0 to 255")
         if image.shape == (edge, edge, 3):
             return image
         image = Image.fromarray(image)

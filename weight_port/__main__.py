@@ -92,6 +92,8 @@ def _convert(options: argparse.Namespace) -> None:
     if (layout == "peft") == (destination.suffix == ".safetensors"):
         expected = "a folder" if layout == "peft" else "a .safetensors file"
         raise WeightError(f"{destination}: {layout} is written as {expected}")
+    if layout == "peft" and options.half:
+        raise WeightError("--half: an adapter is kept in fp32")
     if base is not None:
         checkpoint = layouts.with_base(checkpoint, base)
     half = layouts_write.HALVES[options.half] if options.half else None

@@ -52,6 +52,8 @@ def main(argv: list[str]) -> int:
     with exporting.usage_errors(options.out):
         out = folders.check_new(options.out)
         folder = adapters.find(run, options.adapter)
+        if folder == run and options.adapter != "auto":
+            raise UsageError(f"export: --adapter: {run} is one adapter, not a run with several")
         name = options.base or adapters.recorded_base(run)
         if name is None:
             raise UsageError(f"export: {run} does not say what its base is; give --base")
@@ -99,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
         default="float16",
         metavar="TYPE",
         help="merged: float16, bfloat16 or float32 for the weights that TRELLIS publishes in 16 "
-        "bits (default: float16); all others keep their type",
+        "bits (default: float16), loaded unrounded if not float16; all others keep their type",
     )
     parser.add_argument(
         "--others",

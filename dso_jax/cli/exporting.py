@@ -128,11 +128,11 @@ def write_merged(
         both = layouts.with_base(adapter, base.stored())
         layouts_write.write(path, both, "merged", base_sha256=base.sha256, half=dtype)
 
-    pipeline_folder.write(folder, base.folder, write_flow, repo=base.repo, others=others)
+    pipeline_folder.write(
+        folder, base.folder, write_flow, repo=base.repo, others=others, fp16=half == "float16"
+    )
     _describe(folder, "merged", adapter, base)
     config, found, path = pretrained.load_model(folder, pretrained.FLOW)
-    if config != base.config:
-        raise WeightError(f"{path}: is a {config}, expected a {base.config}")
     params, settings = with_adapter(base, adapter), adapter.lora
     assert settings is not None
     slots, merged = models.slots("flow", config), lora.merge(params, settings)

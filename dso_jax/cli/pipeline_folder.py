@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from dso_jax.errors import UsageError
 from dso_jax.pretrained import hub, pipeline
 
 logger = logging.getLogger(__name__)
@@ -24,6 +25,7 @@ def write(
     *,
     repo: str | None = None,
     others: Others = "copy",
+    fp16: bool = True,
 ) -> None:
     """Fills an empty folder that TRELLIS loads as it loads `base`.
 
@@ -34,14 +36,17 @@ def write(
       write_flow: called with the path of the flow model's new weights.
       repo: the hub repository that `base` was fetched from; what of it is not here yet is fetched.
       others: whether the other models are copied, or symbolic links to the base's.
+      fp16: whether TRELLIS may go on rounding the flow model to fp16 when it loads it.
 
     Raises:
-      UsageError: a model of a hub repository is not to be had.
+      UsageError: pipeline.json names no file, or one of a hub repository that is not to be had.
       OSError: a file cannot be read or written.
     """
     contents = json.loads((base / hub.PIPELINE).read_text(encoding="utf-8"))
     stems = contents["args"]["models"]
     for role, stem in stems.items():
+        if not isinstance(stem, str):
+            raise UsageError(f"{base / hub.PIPELINE}: args.models.{role} is {stem!r}, no name")
         here = all((base / f"{stem}{suffix}").is_file() for suffix in hub.SUFFIXES)
         if not here and repo is None and role != pipeline.FLOW:
             logger.warning("%s: no %s, which pipeline.json names; left as it is", base, stem)
@@ -53,6 +58,8 @@ def write(
         description.parent.mkdir(parents=True, exist_ok=True)
         if role == pipeline.FLOW:
             _copy(sources[0], description)
+            if not fp16:
+                _keep_digits(description)
             write_flow(weights)
         elif others == "link":
             description.symlink_to(sources[0].resolve())
@@ -62,6 +69,13 @@ def write(
             _copy(sources[0], description)
             _copy(sources[1], weights)
     pipeline.write_json(folder / hub.PIPELINE, contents)
+
+
+def _keep_digits(description: Path) -> None:
+    """Tells TRELLIS, which rounds on loading where `use_fp16` is set, to leave a model as it is."""
+    contents = json.loads(description.read_text(encoding="utf-8"))
+    contents["args"]["use_fp16"] = False
+    pipeline.write_json(description, contents)
 
 
 def _copy(source: Path, target: Path) -> None:

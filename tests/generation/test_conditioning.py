@@ -128,3 +128,8 @@ def test_the_negative_is_zeros_of_the_same_kind():
 def test_batches_need_rows():
     with pytest.raises(ValueError, match="nothing to do"):
         batches.run(jnp.sin, np.zeros((0, 3)), size=2)
+
+
+def test_numbers_that_are_no_pixels_are_refused(params):
+    with pytest.raises(TypeError, match="float32, expected uint8"):
+        conditioning.encode(CONFIG, params, np.zeros((1, EDGE, EDGE, 3), np.float32))  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 import resource
@@ -190,3 +191,30 @@ def test_a_kill_leaves_nothing_under_the_name(world, tmp_path):
     assert not (tmp_path / "out").exists()
     assert run(*words) == 0  # what the killed one left is in nobody's way
     assert tree(tmp_path / "out") == tree(world / "merged")
+
+
+@pytest.mark.parametrize("half", ["float16", "float32"])
+def test_trellis_rounds_on_loading_only_what_is_fp16_anyway(world, tmp_path, half):
+    out = tmp_path / "out"
+    assert run("export", world / "run", "--layout", "merged", "--half", half, "--out", out) == 0
+    original = json.loads((world / "base" / f"{STEM}.json").read_text())
+    written = json.loads((out / f"{STEM}.json").read_text())
+    if half != "float16":
+        original["args"]["use_fp16"] = False
+    assert written == original
+
+
+def test_which_adapter_is_a_question_for_runs(world, tmp_path, capsys):
+    words = ("export", world / "run" / "adapter", "--layout", "peft", "--base", world / "base")
+    message = refused(capsys, *words, "--adapter", "best", "--out", tmp_path / "out")
+    assert "--adapter: " in message and "is one adapter" in message
+
+
+def test_a_pipeline_that_names_no_file_is_told(world, tmp_path, capsys):
+    base = shutil.copytree(world / "base", tmp_path / "base")
+    pipeline = json.loads((base / "pipeline.json").read_text())
+    pipeline["args"]["models"]["slat_flow_model"] = None
+    (base / "pipeline.json").write_text(json.dumps(pipeline))
+    words = ("export", world / "run", "--layout", "merged", "--base", base)
+    message = refused(capsys, *words, "--out", tmp_path / "out")
+    assert "args.models.slat_flow_model is None" in message
