@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from dso_jax.models import attention as attention_backends
@@ -31,7 +30,6 @@ from dso_jax.models.layers import (
 )
 
 Gather = Callable[[jax.Array], jax.Array]
-GATHERED = "gathered weights"
 FREQUENCIES = 256  # width of the sinusoidal time embedding
 REMAT_POLICIES = {
     "none": None,
@@ -160,13 +158,13 @@ class SparseStructureFlow(nnx.Module):
         graphdef, layers = nnx.split(self.blocks)
 
         def body(h: jax.Array, layer: nnx.State) -> tuple[jax.Array, None]:
-            layer = layer if gather is None else _whole(layer, gather)
+            layer = layer if gather is None else jax.tree.map(gather, layer)
             return nnx.merge(graphdef, layer)(h, t_emb, cond), None
 
         policy = REMAT_POLICIES[self.remat]
         if gather is not None and policy is None:
             # The backward pass gathers again, or each device would keep all blocks after all.
-            policy = jax.checkpoint_policies.save_anything_except_these_names(GATHERED)
+            policy = _save_all_but_gathered
         if policy is not None:
             # The scan already keeps XLA from undoing the recomputation.
             body = jax.checkpoint(body, policy=policy, prevent_cse=False)
@@ -176,8 +174,9 @@ class SparseStructureFlow(nnx.Module):
         return unpatchify(self.out_layer(h).astype(x.dtype), edge, self.config.patch_size)
 
 
-def _whole(layer: nnx.State, gather: Gather) -> nnx.State:
-    return jax.tree.map(lambda leaf: checkpoint_name(gather(leaf), GATHERED), layer)
+def _save_all_but_gathered(primitive: Any, *_: Any, **__: Any) -> bool:
+    """Remat policy: what `jax.lax.with_sharding_constraint` gives is made again."""
+    return primitive.name != "sharding_constraint"
 
 
 def patchify(x: jax.Array, patch: int) -> jax.Array:

@@ -82,15 +82,20 @@ def test_a_step_gathers_one_block_at_a_time(base):
     objective, optimizer = ObjectiveConfig("sft"), make_optimizer(config.optim)
     state = sharding.place(init_state(leaves, optimizer), sharding.replicated(grid))
     step = make_step(model, objective, optimizer, learning_rate(config.optim), 1, grid)
-    batch = sharding.to_device(make_batch(objective), grid)
+    # 24 examples: 6 x 8 tokens a device is no width of the model, so that shapes tell what is what.
+    rows = {name: np.concatenate([value] * 3) for name, value in make_batch(objective).items()}
+    batch = sharding.to_device(rows, grid)
     compiled = step.lower(state, weights, batch, jax.random.key(0)).compile(
         compiler_options=FAST_COMPILE
     )
-    fetched = re.findall(r"= \w+\[([\d,]*)\]\S* all-gather", compiled.as_text())
+    text = compiled.as_text()
+    fetched = re.findall(r"= \w+\[([\d,]*)\]\S* all-gather", text)
     shapes = {tuple(map(int, shape.split(","))) for shape in fetched}
     blocks = {leaf.shape for leaf in jax.tree.leaves(weights.frozen["blocks"])}
     assert any(math.prod(shape) == 16 * 48 for shape in shapes)  # one block's to_qkv
     assert not shapes & blocks
+    # Nor does the backward pass find them stacked again among what the forward pass left it.
+    assert "[2,16,16]" in text and "[2,64,16]" not in text  # the mlp's second, in parts and whole
     # The step leaves the parts where they are: nothing was donated or moved.
     step_state, _ = compiled(state, weights, batch, jax.random.key(0))
     assert int(step_state.step) == 1
