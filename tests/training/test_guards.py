@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -18,12 +19,11 @@ from dso_jax.config import Config, GuardConfig
 from dso_jax.objectives import ObjectiveConfig
 from dso_jax.store import Dataset
 from dso_jax.training import losses
-from dso_jax.training.checkpoints import Checkpoints
 from dso_jax.training.diagnosis import diagnose
 from dso_jax.training.guards import reason_to_stop
 from dso_jax.training.losses import Comparison
 from tests.training.conftest import labels, make_config, write_dataset
-from tests.training.test_run import lines, run
+from tests.training.test_run import ROOT, lines, run
 
 
 @pytest.fixture
@@ -116,22 +116,29 @@ def test_losses_that_are_not_finite_end_the_command_with_3(base, config, tmp_pat
     assert dso.main(["train", "--config", str(tmp_path / "given.yaml")]) == 3
 
 
-def test_a_full_disk_fails_the_save_aloud_and_keeps_the_last_checkpoint(base, config, monkeypatch):
-    """Writes beyond 512 bytes a file fail in the system call, as on a full disk."""
-    save, limits = Checkpoints.save, resource.getrlimit(resource.RLIMIT_FSIZE)
+def test_a_full_disk_fails_the_save_aloud_and_keeps_the_last_checkpoint(base, config):
+    """Writes beyond 512 bytes a file fail in the system call, as on a full disk.
 
-    def save_on_a_full_disk(self, state, run, score=None):
-        if run["position"] == 4:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (512, limits[1]))
-        try:
-            save(self, state, run, score)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "save", save_on_a_full_disk)
-        with pytest.raises((OSError, ValueError), match=r"(?i)too large"):
-            run(config, base)
+    In a process of its own: when a save fails, other writers of it are still at work.
+    """
+    program = f"""
+import resource
+from dso_jax.training.checkpoints import Checkpoints
+from tests.training.conftest import make_base, make_config
+from tests.training.test_run import run
+save = Checkpoints.save
+def save_on_a_full_disk(self, state, run, score=None):
+    if run["position"] == 4:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (512, resource.RLIM_INFINITY))
+    save(self, state, run, score)
+Checkpoints.save = save_on_a_full_disk
+run(make_config({config.data!r}, {config.out!r}), make_base())
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(
+        command, cwd=ROOT, timeout=200, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and "too large" in done.stderr.lower()
     folder = Path(config.out)
     assert not (folder / "adapter").exists()
     complete = [path.name for path in (folder / "checkpoints").iterdir() if path.name.isdigit()]
