@@ -8,14 +8,16 @@ import pytest
 
 from dso_jax.models import apply_dinov2
 from tests.models.comparison import FORWARD, difference
-from tests.reference.torch_tools import randomize
 from weight_port import dinov2
+
+torch = pytest.importorskip("torch")
+
+from tests.reference.torch_tools import randomize  # noqa: E402
 
 
 @pytest.mark.parametrize("swiglu", [False, True])
 @pytest.mark.parametrize("registers", [0, 4])
 def test_files_and_features_are_those_of_transformers(tmp_path, registers, swiglu):
-    torch = pytest.importorskip("torch")
     with warnings.catch_warnings():  # of its own dependencies
         warnings.simplefilter("ignore")
         transformers = pytest.importorskip("transformers")
