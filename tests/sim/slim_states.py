@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from sim_mjx import Protocol, RigidBody, concatenate, slim, world
+from sim_mjx import Protocol, RigidBody, concatenate, pool, slim, world
 from sim_mjx.meshes import body_from_mesh
 from tests.sim import shapes
 
@@ -74,11 +74,12 @@ def random_case(bodies: RigidBody, protocol: Protocol, count: int, seed: int) ->
 
 def relative_error(protocol: Protocol, case: Case) -> dict[int, np.ndarray]:
     """Difference in qvel, slim to stock, after one step and after 100, relative to the speed."""
-    options: dict[str, bool | str] = {"xla_cpu_use_fusion_emitters": False}  # compiles faster
     programs = [
-        jax.jit(functools.partial(simulate, protocol))
-        .lower(case.body, case.state, 1)
-        .compile(options)
+        pool._compile(  # with the options that compile faster, where this XLA has them
+            jax.jit(functools.partial(simulate, protocol)).lower(case.body, case.state, 1),
+            "stock",
+            "cpu",
+        )
         for simulate in (world.simulate, slim.simulate)
     ]
     errors = {}
