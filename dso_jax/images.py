@@ -9,7 +9,6 @@ mode that has it (palettes, grey with alpha), not in RGBA alone.
 
 from __future__ import annotations
 
-import os
 import struct
 import zlib
 from collections import deque
@@ -25,6 +24,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dso_jax.background import Remover
 from dso_jax.errors import UsageError
+from sim_mjx.drop import cores
 
 SIZE = 518  # edge of a prepared image: 37 patches of 14
 MAX_PIXELS = 89_478_485  # a file may hold: where Pillow begins to suspect a decompression bomb
@@ -75,7 +75,7 @@ def prepare_files(
       remover: called by several threads at once.
       workers: threads; by default one for each core this process may use.
     """
-    workers = workers or _usable_cores()
+    workers = workers or cores()
     todo = iter(paths)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="images")
     waiting: deque[Future[Prepared]] = deque()
@@ -140,10 +140,6 @@ def _prepare_file(path: Path, remover: Remover | None) -> Prepared:
         return Prepared(path, prepare(open_image(path), remover, name=str(path)))
     except UsageError as error:
         return Prepared(path, None, str(error))
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dso_jax.models import DINOv2Config
-from weight_port import files, tables, torch_files
-from weight_port.errors import Problem, WeightError, report
+from weight_port import sizes, tables, torch_files
+from weight_port.errors import WeightError
 from weight_port.models import from_torch
 
 log = logging.getLogger(__name__)
@@ -51,14 +51,10 @@ def infer_config(tensors: Mapping[str, np.ndarray], source: str = "the state dic
     def name(path: str) -> str:
         return next(names(0)[0] for rule in rules if (names := rule.to_torch(path)))
 
+    shapes = {tensor: np.shape(value) for tensor, value in tensors.items()}
+
     def size(path: str, axis: int, axes: int) -> int:
-        if name(path) not in tensors:
-            raise report(source, "a DINOv2", [Problem("missing", name(path))])
-        shape = tensors[name(path)].shape
-        if len(shape) != axes or 0 in shape:
-            detail = f"is {shape}, expected {axes} axes"
-            raise report(source, "a DINOv2", [Problem("shape", name(path), detail)])
-        return shape[axis]
+        return sizes.size_of(shapes, source, "a DINOv2", name(path), axis, axes)
 
     width = size("cls_token", 2, 3)
     if width % HEAD_DIM:
@@ -125,9 +121,7 @@ def read(
     path = Path(path)
     if path.is_dir():
         path = path / "model.safetensors"
-    torch_file = path.suffix in (".pth", ".pt", ".bin")
-    tensors = torch_files.read(path) if torch_file else files.read(path).tensors
-    tensors = backbone(tensors, str(path))
+    tensors = backbone(torch_files.read_any(path).tensors, str(path))
     config = config or infer_config(tensors, str(path))
     kind = layout(tensors) or "dinov2"
     params = from_torch(kind, config, tensors, source=str(path), dtype=dtype, place=place)

@@ -39,7 +39,6 @@ from weight_port.models import Config, Kind
 log = logging.getLogger(__name__)
 
 Layout = Literal["base", "dso", "peft", "merged"]
-TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 KNOWN = (
     "a state dict of TRELLIS's flow model or of its structure encoder or decoder, a DSO "
     "checkpoint, a PEFT adapter folder, or a DINOv2"
@@ -102,7 +101,7 @@ def _read(
 ) -> Checkpoint:
     if path.is_dir():
         return _read_folder(path, flow, base_sha256)
-    tensors, texts = tensors_of(path)
+    tensors, texts = torch_files.read_any(path)
     tensors = dinov2.backbone(tensors, str(path))
     if not tensors:
         raise WeightError(f"{path}: holds no tensor")
@@ -117,17 +116,6 @@ def _read(
     layout = "merged" if texts.get("layout") == "merged" else "base"
     log.info("%s: %s weights, matched %d of %d tensors", path, kind, len(tensors), len(tensors))
     return Checkpoint(str(path), layout, kind, config, params, metadata=texts)
-
-
-def tensors_of(path: Path) -> files.TensorFile:
-    """Tensors and texts of a file, mapped; torch's have no texts of their own.
-
-    Raises:
-      WeightError: no such file, or it cannot be read as what its suffix says.
-    """
-    if path.suffix in TORCH_SUFFIXES:
-        return files.TensorFile(torch_files.read(path), {"format": "pt"})
-    return files.read(path)
 
 
 def flow_config(base: Checkpoint) -> FlowConfig:

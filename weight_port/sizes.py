@@ -29,7 +29,7 @@ def flow_config(shapes: Shapes, source: str) -> FlowConfig:
     """
 
     def size(name: str, axis: int, axes: int = 2) -> int:
-        return _size(shapes, source, "a flow model", name, axis, axes)
+        return size_of(shapes, source, "a flow model", name, axis, axes)
 
     tokens, width = size("pos_emb", 0), size("pos_emb", 1)
     edge = round(tokens ** (1 / 3))
@@ -70,7 +70,7 @@ def vae(
     target = "a structure encoder or decoder"
 
     def size(name: str, axis: int) -> int:
-        return _size(shapes, source, target, name, axis, 5)
+        return size_of(shapes, source, target, name, axis, 5)
 
     tower = sorted(_numbers(shapes, "blocks"))
     resampling = [f"blocks.{i}.conv.weight" for i in tower if f"blocks.{i}.conv.weight" in shapes]
@@ -95,7 +95,16 @@ def vae(
     return "encoder", EncoderConfig(in_channels=inputs, latent_channels=latent, **sizes)
 
 
-def _size(shapes: Shapes, source: str, target: str, name: str, axis: int, axes: int) -> int:
+def size_of(shapes: Shapes, source: str, target: str, name: str, axis: int, axes: int) -> int:
+    """The length of one axis of a tensor.
+
+    Args:
+      source, target: what an error calls the tensors and the model.
+      axes: that the tensor must have.
+
+    Raises:
+      WeightError: the tensor is missing, empty, or has another number of axes.
+    """
     shape = shapes.get(name)
     if shape is None:
         _refuse(source, target, Problem("missing", name))

@@ -19,11 +19,13 @@ from typing import Any, BinaryIO
 import ml_dtypes
 import numpy as np
 
+from weight_port import files
 from weight_port.errors import WeightError
 from weight_port.files import atomically
 
 logger = logging.getLogger(__name__)
 
+SUFFIXES = (".pt", ".pth", ".bin")
 # Where training scripts put the weights when the file holds more than them.
 NESTED = ("state_dict", "model_state_dict", "model")
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -83,6 +85,17 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
         if not isinstance(name, str) or not isinstance(value, torch.Tensor):
             raise WeightError(f"{path}: {name!r} is {_kind(value)}, expected a tensor with a name")
     return {name: _array(path, name, value) for name, value in content.items()}
+
+
+def read_any(path: Path) -> files.TensorFile:
+    """Tensors and texts of a file of torch's or of safetensors, mapped; torch's have no texts.
+
+    Raises:
+      WeightError: no such file, or it cannot be read as what its suffix says.
+    """
+    if path.suffix in SUFFIXES:
+        return files.TensorFile(read(path), {"format": "pt"})
+    return files.read(path)
 
 
 def read_tensor(path: str | Path) -> np.ndarray:

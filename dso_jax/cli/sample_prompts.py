@@ -43,9 +43,7 @@ def conditioning_of(base: str) -> Conditioning:
             f"base {base}: is conditioned on text; expected a generator that takes pictures, such "
             f"as {', '.join([*hub.EMBEDDED, 'TRELLIS-image-large'])}"
         )
-    stem = pipeline.stem(folder, pretrained.FLOW)
-    description, _ = hub.model_files(folder, stem, repo=hub.repository(base))
-    channels = pipeline.model_config(description, pretrained.FLOW).cond_channels
+    channels = pretrained.flow_config(base).cond_channels
     encoder = arguments.get("image_cond_model")
     return Conditioning(base, channels, encoder if isinstance(encoder, str) else None)
 

@@ -35,6 +35,7 @@ __all__ = [
     "ROLES",
     "Base",
     "Placement",
+    "flow_config",
     "load",
     "load_image_encoder",
     "load_model",
@@ -79,13 +80,11 @@ def load(
     """
     folder, repo = resolve(name, offline=offline), hub.repository(name)
     settings = pipeline.sampler(folder)
-    _, flow_file = hub.model_files(folder, pipeline.stem(folder, FLOW), repo=repo, offline=offline)
+    where = {"repo": repo, "offline": offline}
+    found = hub.model_files(folder, pipeline.stem(folder, FLOW), **where)
     with ThreadPoolExecutor(1) as pool:  # a gigabyte takes as long to hash as to load
-        digest = pool.submit(layouts.sha256, flow_file)
-        where = {"repo": repo, "offline": offline}
-        flow_config, flow_params, _ = load_model(
-            folder, FLOW, dtype=dtype, sharding=sharding, **where
-        )
+        digest = pool.submit(layouts.sha256, found[1])
+        flow_config, flow_params = _read(FLOW, *found, dtype=dtype, sharding=sharding)
         decoder_config, decoder_params, _ = load_model(folder, DECODER, **where)
     return Base(
         name=name,
@@ -117,9 +116,26 @@ def load_model(
     Raises:
       UsageError: as in `load`.
     """
-    description, path = hub.model_files(
-        folder, pipeline.stem(folder, role), repo=repo, offline=offline
-    )
+    found = hub.model_files(folder, pipeline.stem(folder, role), repo=repo, offline=offline)
+    return *_read(role, *found, dtype=dtype, sharding=sharding), found[1]
+
+
+def flow_config(name: str, *, offline: bool | None = None) -> FlowConfig:
+    """The transformer of a generator, from its description alone: no weights are fetched.
+
+    Raises:
+      UsageError: no such generator, or its description cannot be used.
+    """
+    folder, repo = resolve(name, offline=offline), hub.repository(name)
+    stem = pipeline.stem(folder, FLOW)
+    description = hub.description(folder, stem, repo=repo, offline=offline)
+    return pipeline.model_config(description, FLOW)
+
+
+def _read(
+    role: str, description: Path, path: Path, *, dtype: Any, sharding: Placement
+) -> tuple[Any, dict]:
+    """Configuration and parameters from a model's two files."""
     config = pipeline.model_config(description, role)
     kind = ROLES[role].kind
     try:
@@ -135,7 +151,7 @@ def load_model(
         weight_port.check_finite(kind, config, params, source=str(path))
     except weight_port.WeightError as error:
         raise UsageError(str(error)) from error
-    return config, params, path
+    return config, params
 
 
 def save(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -73,29 +73,39 @@ def model_files(
     Raises:
       UsageError: the files are nowhere.
     """
-    local = _pair(folder / f"{stem}{suffix}" for suffix in SUFFIXES)
+    description, weights = _find(folder, stem, SUFFIXES, repo, offline)
+    return description, weights
+
+
+def description(
+    folder: Path, stem: str, *, repo: str | None = None, offline: bool | None = None
+) -> Path:
+    """As `model_files`, for the description alone: no weights are fetched."""
+    return _find(folder, stem, SUFFIXES[:1], repo, offline)[0]
+
+
+def _find(
+    folder: Path, stem: str, suffixes: Sequence[str], repo: str | None, offline: bool | None
+) -> list[Path]:
+    local = [folder / f"{stem}{suffix}" for suffix in suffixes]
     if all(path.is_file() for path in local):
         return local
     owner, _, rest = stem.partition("/")
     other, _, inside = rest.partition("/")
     # A folder that has one of the two files is damaged; it does not mean another repository.
-    named = inside and not any(path.is_file() for path in local) and not (folder / owner).exists()
+    damaged = any((folder / f"{stem}{suffix}").is_file() for suffix in SUFFIXES)
+    named = inside and not damaged and not (folder / owner).exists()
     if repo is not None and ".." not in Path(stem).parts:
         try:
-            return _pair(fetch(repo, f"{stem}{suffix}", offline=offline) for suffix in SUFFIXES)
+            return [fetch(repo, f"{stem}{suffix}", offline=offline) for suffix in suffixes]
         except NotThere:
             if not named:
                 raise
     if named:
         theirs = f"{owner}/{other}"
-        return _pair(fetch(theirs, f"{inside}{suffix}", offline=offline) for suffix in SUFFIXES)
+        return [fetch(theirs, f"{inside}{suffix}", offline=offline) for suffix in suffixes]
     missing = next(path for path in local if not path.is_file())
     raise UsageError(f"{missing}: no such file, but {folder / PIPELINE} names it")
-
-
-def _pair(paths: Iterable[Path]) -> tuple[Path, Path]:
-    description, weights = paths
-    return description, weights
 
 
 def fetch(repo: str, name: str, *, offline: bool | None = None) -> Path:

@@ -21,7 +21,6 @@ from dso_jax import pretrained, store
 from dso_jax.config import Config
 from dso_jax.errors import UsageError
 from dso_jax.models import FLOW_SIZES, FlowConfig, init_flow
-from dso_jax.pretrained import pipeline
 from dso_jax.training import cards, flops, policy, setup, sharding
 from dso_jax.training.cards import GIB
 from dso_jax.training.optimizer import learning_rate, make_optimizer
@@ -125,9 +124,7 @@ def flow_config(base: str) -> FlowConfig:
     """
     if base in FLOW_SIZES:
         return FLOW_SIZES[base]
-    folder = pretrained.resolve(base)
-    path = folder / f"{pipeline.stem(folder, pipeline.FLOW)}.json"
-    return pipeline.model_config(path, pipeline.FLOW)
+    return pretrained.flow_config(base)
 
 
 def _largest_here(config: Config, flow: FlowConfig, mesh: Any, need: int) -> str:

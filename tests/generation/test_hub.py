@@ -186,3 +186,13 @@ def test_an_image_encoder_that_is_nowhere_or_cut_short_is_named(cache, tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"no")
     with pytest.raises(UsageError, match=r"model\.safetensors: not a whole"):
         pretrained.load_image_encoder(str(tmp_path))
+
+
+def test_a_description_is_read_without_the_weights(cache, tmp_path):
+    local = write(tmp_path / "local")
+    for folder, name in ((cache, REPO), (local, str(local))):
+        (folder / "ckpts" / "flow.safetensors").unlink()
+        assert pretrained.flow_config(name) == FLOW
+    (cache / "ckpts" / "flow.json").unlink()
+    with pytest.raises(UsageError, match=f"{REPO}/ckpts/flow.json: no local file"):
+        pretrained.flow_config(REPO)
