@@ -8,7 +8,7 @@
 Each truth is compared with 12 changed copies of itself: turned by up to 10 degrees, stretched by up
 to 15 % along each axis, noise of 1 % on every vertex. Cases, all over the same files:
 
-  ours/N           dso_jax.geometry_pairs with N worker processes
+  ours/N           dso_jax.evaluation.pairs with N worker processes
   open3d/serial    DSO's way: one pair after the other, ICP by open3d (with all its threads)
   scipy/serial     the same with every neighbour searched for by scipy
 
@@ -39,8 +39,8 @@ import numpy as np
 import trimesh
 from scipy.spatial import cKDTree
 
-from dso_jax import geometry
-from dso_jax.geometry_pairs import compare_files
+from dso_jax.evaluation import geometry
+from dso_jax.evaluation.pairs import compare_files
 from sim_mjx.label import expand_paths
 from sim_mjx.meshes import load_mesh
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import trimesh
 
-from dso_jax import geometry
-from dso_jax.baselines import best_of, best_pose, rest_poses, unit_upright
-from dso_jax.baselines_cut import CUTS, flat_cut
+from dso_jax.evaluation import geometry
+from dso_jax.evaluation.baselines import best_of, best_pose, rest_poses, unit_upright
+from dso_jax.evaluation.cut import CUTS, flat_cut
 from sim_mjx import static_margin_deg
 from sim_mjx.bodies import BodyError
 from sim_mjx.meshes import Mesh, body_from_triangles, load_mesh

@@ -10,8 +10,8 @@ import trimesh
 from scipy.integrate import quad
 from scipy.spatial import cKDTree
 
-from dso_jax import geometry
-from dso_jax.geometry_icp import Criteria
+from dso_jax.evaluation import geometry
+from dso_jax.evaluation.icp import Criteria
 from sim_mjx.bodies import BodyError
 from sim_mjx.meshes import Mesh, load_mesh
 from tests.evaluation.variants import PATHS

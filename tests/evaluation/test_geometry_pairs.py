@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from dso_jax import geometry
-from dso_jax.geometry_one import PairWorker
-from dso_jax.geometry_pairs import compare_files
+from dso_jax.evaluation import geometry
+from dso_jax.evaluation.pair import PairWorker
+from dso_jax.evaluation.pairs import compare_files
 from sim_mjx import meshes, worker_pool
 from tests.evaluation.variants import PATHS
 
@@ -45,7 +45,7 @@ def test_workers_order_and_bad_files(tmp_path):
 def test_a_truth_is_read_once(monkeypatch):
     read = []
     load = meshes.load_mesh
-    monkeypatch.setattr("dso_jax.geometry_one.load_mesh", lambda p: (read.append(p), load(p))[1])
+    monkeypatch.setattr("dso_jax.evaluation.pair.load_mesh", lambda p: (read.append(p), load(p))[1])
     worker = PairWorker(SMALL)
     for generated in PATHS[3:6]:
         worker((generated, PATHS[0]))
@@ -69,7 +69,7 @@ def test_a_pair_that_takes_too_long_is_a_row():
 def test_a_worker_does_without_jax():
     program = worker_pool._PROGRAM.replace(
         "serve()\n",
-        "import dso_jax.geometry_one\n"
+        "import dso_jax.evaluation.pair\n"
         "assert not {'jax', 'mujoco', 'pyarrow', 'flax'} & set(sys.modules)\n",
     )
     folder = str(PATHS[0].parents[3] / "sim_mjx")

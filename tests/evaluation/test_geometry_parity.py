@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-from dso_jax import geometry, geometry_icp
+from dso_jax.evaluation import geometry, icp
 from sim_mjx.meshes import Mesh, load_mesh
 from tests.evaluation.variants import PATHS, VARIANTS, honest_pairs
 
@@ -100,7 +100,7 @@ def test_icp_is_the_plain_one(others):
     rng = np.random.default_rng(0)
     a, b = (plain_samples(load_mesh(PATHS[k]), rng, 3000) for k in others)
     expected = plain_icp(a, b)
-    found = geometry_icp.align(a, cKDTree(b))
+    found = icp.align(a, cKDTree(b))
     moved = a @ found.rotation.T + found.translation
     np.testing.assert_allclose(moved, expected, atol=ROUNDING)
     np.testing.assert_allclose(found.nearest, cKDTree(b).query(expected)[0], atol=ROUNDING)

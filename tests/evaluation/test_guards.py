@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import trimesh
 
-from dso_jax.baselines import unit_upright
-from dso_jax.geometry_guards import NAMES, Finding, check, verdict
-from dso_jax.geometry_shape import RESOLUTION, Shape, shape
+from dso_jax.evaluation.baselines import unit_upright
+from dso_jax.evaluation.guards import NAMES, Finding, check, verdict
+from dso_jax.evaluation.shape import RESOLUTION, Shape, shape
 from sim_mjx.bodies import BodyError
 from sim_mjx.meshes import Mesh, load_mesh
 from tests.evaluation.variants import honest_pairs

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
-from dso_jax.geometry_shape import Shape
+from dso_jax.evaluation.shape import Shape
 
 # A guard may fire on this share of a run's pairs: it fires on none of 120 honest ones, which leaves
 # less than 2.5 % at a confidence of 95 %, and samples on one seed differ by more than noise.

@@ -1,7 +1,7 @@
 """What one can do to an object without training: lay it down, cut it flat, or pick the best of N.
 
 All three make more objects stand. The first pays with which way is up, the second
-(`dso_jax.baselines_cut`) with shape, the third with N times the sampling.
+(`dso_jax.evaluation.cut`) with shape, the third with N times the sampling.
 
 Legend: N vertices, H hull vertices, P poses.
 """
@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from dso_jax.geometry import UpAxis, unit_vertices
+from dso_jax.evaluation.geometry import UpAxis, unit_vertices
 from sim_mjx.bodies import BodyError
 from sim_mjx.hull import convex_hull
 from sim_mjx.margin import TOUCH, distance_inside, footprint

@@ -14,8 +14,8 @@ import pathlib
 import pickle
 from collections.abc import Callable, Generator, Iterable
 
-from dso_jax import geometry
-from dso_jax.geometry_one import Outcome, Pair, PairWorker
+from dso_jax.evaluation import geometry
+from dso_jax.evaluation.pair import Outcome, Pair, PairWorker
 from sim_mjx.worker_pool import Failure, Limits, WorkerPool
 
 # What a pair may take; the slowest, FINE on hard pairs, take a few seconds.

@@ -9,7 +9,7 @@ import collections
 import pathlib
 from collections.abc import Callable
 
-from dso_jax import geometry
+from dso_jax.evaluation import geometry
 from sim_mjx.bodies import BodyError
 from sim_mjx.meshes import load_mesh
 

@@ -29,7 +29,7 @@ import trimesh
 from jaxtyping import Float, UInt64
 from scipy.spatial import cKDTree
 
-from dso_jax.geometry_icp import Criteria, align
+from dso_jax.evaluation.icp import Criteria, align
 from sim_mjx.bodies import BodyError
 from sim_mjx.meshes import Mesh, upright
 from sim_mjx.protocol import Protocol

@@ -17,8 +17,8 @@ import trimesh
 from jaxtyping import Bool, Float
 from scipy import ndimage
 
-from dso_jax.baselines import unit_upright
-from dso_jax.geometry import UpAxis
+from dso_jax.evaluation.baselines import unit_upright
+from dso_jax.evaluation.geometry import UpAxis
 from sim_mjx.bodies import BodyError
 from sim_mjx.meshes import Mesh
 

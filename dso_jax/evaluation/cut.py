@@ -15,8 +15,8 @@ import trimesh
 from jaxtyping import Float, Int
 from scipy.spatial import cKDTree
 
-from dso_jax.baselines import unit_upright
-from dso_jax.geometry import UpAxis
+from dso_jax.evaluation.baselines import unit_upright
+from dso_jax.evaluation.geometry import UpAxis
 from sim_mjx.bodies import BodyError
 from sim_mjx.meshes import Mesh, weld
 

@@ -1,0 +1,1 @@
+"""Does it stand, by how much, at what cost in shape: measures of generated meshes."""
