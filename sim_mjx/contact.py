@@ -140,12 +140,14 @@ def largest_quad(
     fourth = _first_max(-area + forbidden)
     index = jnp.stack([first, second, third, fourth])
     new_second = second != first
+    # Where only two points touch, the second one's own area is zero up to rounding, of either sign.
+    beside = jnp.stack([third, fourth]) != second
     valid = jnp.stack(
         [
             jnp.array(True),
             new_second,
-            new_second & (area[third] > 0),
-            new_second & (area[fourth] < 0),
+            new_second & beside[0] & (area[third] > 0),
+            new_second & beside[1] & (area[fourth] < 0),
         ]
     )
     return index, valid

@@ -25,7 +25,7 @@ UpAxis = Literal["auto", "y", "z"]
 UpTurn = Literal["rotation", "swap"]
 
 # Bump when code changes move labels although no field changed.
-REVISION = 1
+REVISION = 2
 
 
 class ProtocolError(ValueError):
