@@ -104,7 +104,7 @@ def label(
 ) -> Labelled:
     """Drop the solids that logits describe; empty or broken ones are `invalid` with a reason."""
     bodies, reasons = sim_mjx.bodies_from_occupancy(logits, saturation=protocol.saturation)
-    rest = sim_mjx.drop(bodies, protocol, reasons=reasons, progress=progress)
+    rest = sim_mjx.drop(bodies, protocol, reasons=reasons, progress=progress, step="slim")
     margin = static_margin_deg(bodies)
     margin[rest.status == "invalid"] = 0.0
     return Labelled(logits, rest, margin)
@@ -162,7 +162,7 @@ def write_dataset(
                 "margin_deg": labelled.margin_deg,
                 "stable": rest.stable(protocol),
                 "protocol": np.full(len(rows), protocol.hash()),
-                "engine": np.full(len(rows), f"mjx {metadata.version('mujoco-mjx')}"),
+                "engine": np.full(len(rows), f"mjx {metadata.version('mujoco-mjx')} slim"),
             },
             latents,
             part.conditions,
