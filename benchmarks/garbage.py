@@ -1,19 +1,24 @@
 """A hundred thousand mixed mesh files with one in a hundred bad: every one must give its row.
 
     python benchmarks/garbage.py --files 100000 --folder /somewhere/with/200000/inodes
+    python benchmarks/garbage.py --simulate --folder garbage --out benchmarks/results/garbage.json
 
-Good files are hard links to the committed meshes, in every format; bad ones are hard links to one
-file of each kind of badness, so that the folder takes some ten megabytes. Lines read
-`name.metric value`; the exit code is 1 if a reason is not the one that was planted, or if a body
-holds anything that is not finite.
+The first only prepares bodies; with --simulate the files go through the whole labelling job. Its
+folder is kept, and the same command goes on where it was killed. Good files are hard links to the
+committed meshes, in every format; bad ones are hard links to one file of each kind of badness, so
+that the folder takes some ten megabytes. Lines read `name.metric value`; the exit code is 1 if a
+reason is not the one that was planted, or if a body or label holds anything that is not finite.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import dataclasses
+import json
 import os
+import platform
 import random
 import resource
 import struct
@@ -29,6 +34,7 @@ import trimesh
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import garbage_job  # noqa: E402
 from sim_mjx import Protocol, RigidBody  # noqa: E402
 from sim_mjx.meshes import load_mesh  # noqa: E402
 from sim_mjx.prepare import prepare  # noqa: E402
@@ -100,6 +106,9 @@ def plant(folder: Path, count: int, seed: int = 0) -> list[tuple[Path, str, str]
         Path, what is wrong (empty if nothing), and the reason that its row must have.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    listing = folder.with_name(f"{folder.name}.json")
+    if listing.exists():
+        return [(Path(path), fault, reason) for path, fault, reason in _read(listing)]
     kinds = folder / "kinds"
     kinds.mkdir()
     good, bad = good_files(kinds), bad_files(kinds)
@@ -116,7 +125,13 @@ def plant(folder: Path, count: int, seed: int = 0) -> list[tuple[Path, str, str]
         else:
             os.link(source, path)
         planted.append((path, fault, reason))
+    text = json.dumps([(str(path), fault, reason) for path, fault, reason in planted])
+    listing.write_text(text, encoding="utf-8")
     return planted
+
+
+def _read(listing: Path) -> list[tuple[str, str, str]]:
+    return json.loads(listing.read_text(encoding="utf-8"))
 
 
 def finite(body: RigidBody) -> bool:
@@ -170,7 +185,11 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="default: a temporary folder")
     parser.add_argument("--workers", type=int)
     parser.add_argument("--no-cache", action="store_true")
+    parser.add_argument("--simulate", action="store_true", help="the whole job; keeps --folder")
+    parser.add_argument("--out", type=Path, help="JSON file for what --simulate found")
     args = parser.parse_args()
+    if args.simulate:
+        return simulate(args)
     with tempfile.TemporaryDirectory(dir=args.folder) as place:
         planted = plant(Path(place) / "files", args.files)
         before = _peak_mib()
@@ -189,6 +208,34 @@ def main() -> int:
     for line in outcome.wrong[:20]:
         print(line, file=sys.stderr)
     return 1 if outcome.wrong else 0
+
+
+def simulate(args: argparse.Namespace) -> int:
+    """The job with --simulate: labels, compares, prints and writes."""
+    with contextlib.ExitStack() as stack:
+        place = args.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        planted = plant(place / "files", args.files)
+        cache, table = None if args.no_cache else place / "cache", place / "labels.parquet"
+        paths = [path for path, _, _ in planted]
+        record = garbage_job.run(paths, table, PROTOCOL, args.workers, cache)
+        report = {
+            "command": " ".join(["python", "benchmarks/garbage.py", *sys.argv[1:]]),
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+            "protocol": {"hash": PROTOCOL.hash(), **PROTOCOL.to_dict()},
+            "runs": garbage_job.remembered(place, record),
+            **garbage_job.verdict(table, planted),
+        }
+    for name, value in report.items():
+        if isinstance(value, int | float):
+            print(f"garbage.{name} {value}")
+    for reason, count in sorted(report["reasons"].items()):
+        print(f"garbage.reason.{reason or 'none'} {count}")
+    for line in report["wrong"][:20]:
+        print(line, file=sys.stderr)
+    if args.out:
+        args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return 1 if report["wrong"] else 0
 
 
 if __name__ == "__main__":
