@@ -12,8 +12,18 @@ import numpy as np
 
 from dso_jax.errors import UsageError
 from dso_jax.samples import read_samples
-from dso_jax.shards import Shard, all_finite
-from dso_jax.store import KEY, NO_CONDITION, ROW_COLUMNS, SAMPLES, read_meta, row_shape, shard_path
+from dso_jax.shards import DTYPES, PIXELS, Shard, all_finite
+from dso_jax.store import (
+    KEY,
+    NO_CONDITION,
+    ROW_COLUMNS,
+    SAMPLES,
+    SHAPES,
+    kinds,
+    read_meta,
+    row_shape,
+    shard_path,
+)
 
 _SHOWN = 5  # samples named in a problem; it says how many there are
 
@@ -49,8 +59,8 @@ def check(folder: Path, progress: Progress | None = None) -> Checked:
     shapes = {}
     try:
         meta = read_meta(folder)
-        for kind, key in (("latents", "latent_shape"), ("conditions", "condition_shape")):
-            shapes[kind] = row_shape(folder, meta, key)
+        for kind in kinds(meta):
+            shapes[kind] = row_shape(folder, meta, SHAPES[kind])
     except UsageError as error:
         problems.append(str(error))
     try:
@@ -58,7 +68,7 @@ def check(folder: Path, progress: Progress | None = None) -> Checked:
     except UsageError as error:
         return Checked(0, [*problems, str(error)], [])
     problems += _check_table(folder, samples)
-    if len(shapes) == len(ROW_COLUMNS):
+    if "latents" in shapes:
         for kind, shape in shapes.items():
             problems += _check_shards(folder, samples, kind, shape, progress)
     return Checked(len(samples["object"]), problems, list(_unlisted(folder, samples)))
@@ -93,23 +103,24 @@ def _check_shards(
     for number in np.unique(samples["shard"]).tolist():
         members = np.flatnonzero(samples["shard"] == number)
         rows = samples[ROW_COLUMNS[kind]][members]
-        used = rows != NO_CONDITION if kind == "conditions" else np.ones(len(rows), bool)
+        used = rows != NO_CONDITION if kind != "latents" else np.ones(len(rows), bool)
         members, rows = members[used], rows[used]
         try:
-            shard = Shard.open(shard_path(folder, kind, number), kind, shape)
+            dtypes = PIXELS if kind == "images" else DTYPES
+            shard = Shard.open(shard_path(folder, kind, number), kind, shape, dtypes)
         except UsageError as error:
             yield f"{error}; {_names(samples, members)} need it"
             continue
-        within = (rows >= 0) & (rows < len(shard.rows))
+        within = (rows >= 0) & (rows < len(shard))
         if not within.all():
             yield (
-                f"{shard.path}: has {len(shard.rows)} rows, but {SAMPLES} wants others for "
+                f"{shard.path}: has {len(shard)} rows, but {SAMPLES} wants others for "
                 f"{_names(samples, members[~within])}"
             )
         finite = {}
         for row in np.unique(rows[within]).tolist():
-            values = shard.rows[row]
-            finite[row] = all_finite(values)
+            values = shard.row(row)
+            finite[row] = kind == "images" or all_finite(values)
             if kind == "latents":
                 sample = int(members[rows == row][0])
                 digest = hashlib.blake2b(values.tobytes(), digest_size=16).digest()
@@ -129,7 +140,7 @@ def _unlisted(folder: Path, samples: dict[str, np.ndarray]) -> Iterator[str]:
     """Shards that no sample refers to: what an append leaves behind when it is killed."""
     listed = set(samples["shard"].tolist())
     for path in sorted(folder.glob("*.safetensors")):
-        match = re.fullmatch(r"(?:latents|conditions)-(\d{5,})\.safetensors", path.name)
+        match = re.fullmatch(r"(?:latents|conditions|images)-(\d{5,})\.safetensors", path.name)
         if match is None or int(match[1]) not in listed:
             yield f"{path}: no sample refers to it; the next append may overwrite it"
 

@@ -2,14 +2,17 @@
 
 A shard of a full-size dataset is gigabytes, of which one training batch needs a few rows. The
 header of a safetensors file (eight bytes of length, then JSON) gives the place of each tensor, so
-a shard is a memory map and a row costs one page read. The header also says how long the file must
-be: a copy that broke off is found before training, not in its third hour.
+a row is one read at a known place. The file is opened for that read alone: a full-size dataset has
+thousands of shards, more than a process may hold open, and a memory map holds its file too (and
+kills the process if the file is cut short behind its back). The header also says how long the file
+must be: a copy that broke off is found before training, not in its third hour.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,6 +28,7 @@ DTYPES = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
+PIXELS = {"U8": np.dtype(np.uint8)}
 # Exponent bits that are all set in an infinity or a NaN, by dtype, with the integer to view it as.
 _EXPONENT = {
     "float32": (np.uint32, 0x7F800000),
@@ -51,19 +55,29 @@ def all_finite(values: np.ndarray) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One tensor of a safetensors file, mapped read-only.
+    """One tensor of a safetensors file; its first axis is the row.
 
     Attributes:
         path: the file.
-        rows: (N, ...) the tensor; its first axis is the row.
+        offset: byte at which the tensor starts.
+        shape: (N, ...) of the tensor.
+        dtype: of its elements.
     """
 
     path: Path
-    rows: np.ndarray
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype
 
     @classmethod
-    def open(cls, path: Path, name: str, row_shape: tuple[int, ...]) -> Shard:
-        """Map tensor `name` of `path`, whose rows must have `row_shape`.
+    def open(
+        cls,
+        path: Path,
+        name: str,
+        row_shape: tuple[int, ...],
+        dtypes: Mapping[str, np.dtype] = DTYPES,
+    ) -> Shard:
+        """Find tensor `name` of `path`, whose rows must have `row_shape` and one of `dtypes`.
 
         Raises:
             UsageError: the file is missing, is cut short, is no safetensors file, lacks the tensor,
@@ -74,8 +88,8 @@ class Shard:
             names = ", ".join(sorted(key for key in header if key != "__metadata__")) or "nothing"
             raise UsageError(f"{path}: no tensor {name!r} (it holds {names})")
         entry = header[name]
-        if entry["dtype"] not in DTYPES:
-            known = ", ".join(DTYPES)
+        if entry["dtype"] not in dtypes:
+            known = ", ".join(dtypes)
             raise UsageError(f"{path}: {name} is {entry['dtype']}, expected one of {known}")
         if len(entry["shape"]) != 1 + len(row_shape) or tuple(entry["shape"][1:]) != row_shape:
             want = ", ".join(["rows", *map(str, row_shape)])
@@ -85,10 +99,32 @@ class Shard:
             raise UsageError(
                 f"{path}: cut short at {size} bytes, {name} ends at byte {start + end}"
             )
-        dtype, shape = DTYPES[entry["dtype"]], tuple(entry["shape"])
-        if shape[0] == 0:
-            return cls(path, np.zeros(shape, dtype))
-        return cls(path, np.memmap(path, dtype, mode="r", offset=start + begin, shape=shape))
+        return cls(path, start + begin, tuple(entry["shape"]), dtypes[entry["dtype"]])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the tensor."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def row(self, index: int) -> np.ndarray:
+        """Row `index`, read from the file.
+
+        Raises:
+            UsageError: the file has become shorter, or is gone.
+        """
+        values = np.empty(self.shape[1:], self.dtype)
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                file.seek(self.offset + index * values.nbytes)
+                got = file.readinto(values.reshape(-1).view(np.uint8).data)
+        except FileNotFoundError:
+            raise UsageError(f"{self.path}: no such file any more") from None
+        if got != values.nbytes:
+            raise UsageError(f"{self.path}: has become shorter, row {index} is cut off")
+        return values
 
 
 def _read_header(path: Path) -> tuple[dict, int, int]:

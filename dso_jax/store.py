@@ -3,7 +3,10 @@
     FOLDER/samples.parquet                one line a sample, columns of samples.SCHEMA
     FOLDER/latents-00000.safetensors      tensor `latents` (rows, C, r, r, r), one shard an append
     FOLDER/conditions-00000.safetensors   tensor `conditions` (rows, S, D), the views of that append
+    FOLDER/images-00000.safetensors       tensor `images` (rows, E, E, 3): their prepared pictures
     FOLDER/meta.json                      what made it: base, protocol, sampler, shapes
+
+A folder has conditions, images or both; from images a training run computes conditions again.
 
 A shard is written once and never touched again. `samples.parquet` is replaced after the shards of
 an append are in place, so it is the commit point: after a kill at any moment, whatever it lists is
@@ -23,7 +26,7 @@ import numpy as np
 from dso_jax.atomic import write_text
 from dso_jax.errors import UsageError
 from dso_jax.samples import SCHEMA, STATUSES, read_samples, write_samples
-from dso_jax.shards import DTYPES, Shard, all_finite, write_shard
+from dso_jax.shards import DTYPES, PIXELS, Shard, all_finite, write_shard
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +36,9 @@ KEY = ("object", "view", "sample")  # names a sample
 WRITER_COLUMNS = ("shard", "row")  # filled in by the writer
 CALLER_COLUMNS = tuple(name for name in SCHEMA.names if name not in WRITER_COLUMNS)
 # Kind of shard -> the column that says which of its rows a sample uses.
-ROW_COLUMNS = {"latents": "row", "conditions": "condition_row"}
+ROW_COLUMNS = {"latents": "row", "conditions": "condition_row", "images": "condition_row"}
+# Kind of shard -> the key of meta.json with the shape of its rows.
+SHAPES = {"latents": "latent_shape", "conditions": "condition_shape", "images": "image_shape"}
 NO_CONDITION = -1  # in `condition_row`: the latent can be learned from, under another view's image
 # Folders up to this size are searched for NaN before any work; larger ones as they are read.
 SCAN_LIMIT_BYTES = 256 * 2**20
@@ -47,11 +52,17 @@ class Dataset:
         meta: contents of meta.json.
         samples: column name -> array (N,), one entry a sample, in the order they were written.
         fingerprint: sha256 of samples.parquet; names the exact set of samples.
-        has_condition: (N,) bool: samples of which the image's condition is stored.
+        has_condition: (N,) bool: samples of which the image, or its condition, is stored.
+        latent_shape: (C, r, r, r).
+        condition_shape: (S, D), or of the images (E, E, 3) if they are read instead.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, *, images: bool = False) -> None:
         """Open `folder` and check everything that can be checked without reading all of it.
+
+        Args:
+            folder: of the dataset.
+            images: whether `condition` gives the images, from which conditions are computed.
 
         Raises:
             UsageError: naming the file or column, when something is missing, cut short, misshapen
@@ -63,15 +74,21 @@ class Dataset:
         self.meta = read_meta(self.folder)
         self.fingerprint, self.samples = read_samples(self.folder / SAMPLES)
         self.latent_shape = row_shape(self.folder, self.meta, "latent_shape")
-        self.condition_shape = row_shape(self.folder, self.meta, "condition_shape")
+        self._seen = "images" if images else "conditions"
+        if self._seen not in kinds(self.meta):
+            other, way = ("conditions", "stored") if images else ("images", "online")
+            raise UsageError(
+                f"{self.folder}: has {other} and no {self._seen}; train with --conditions {way}"
+            )
+        self.condition_shape = row_shape(self.folder, self.meta, SHAPES[self._seen])
         # The image of a sample that came from elsewhere may be gone.
         self.has_condition = self.samples["condition_row"] != NO_CONDITION
         self._shards = {
             (kind, shard): self._open(kind, shard)
             for shard in np.unique(self.samples["shard"]).tolist()
-            for kind in ROW_COLUMNS
+            for kind in ("latents", self._seen)
         }
-        if sum(shard.rows.nbytes for shard in self._shards.values()) <= SCAN_LIMIT_BYTES:
+        if sum(shard.nbytes for shard in self._shards.values()) <= SCAN_LIMIT_BYTES:
             for index in range(len(self)):
                 self.latent(index)
                 if self.has_condition[index]:
@@ -90,7 +107,7 @@ class Dataset:
         return self._row("latents", index)
 
     def condition(self, index: int) -> np.ndarray:
-        """(S, D) condition of the image from which sample `index` was made, as stored.
+        """(S, D) condition of the image from which sample `index` was made, or (E, E, 3) the image.
 
         Raises:
             UsageError: the sample has none, see `has_condition`.
@@ -98,24 +115,25 @@ class Dataset:
         if not self.has_condition[index]:
             name, view = self.samples["object"][index], self.samples["view"][index]
             raise UsageError(f"{self.folder}: no condition for view {view} of {name}")
-        return self._row("conditions", index)
+        return self._row(self._seen, index)
 
     def _row(self, kind: str, index: int) -> np.ndarray:
         shard = self._shards[kind, int(self.samples["shard"][index])]
         row = int(self.samples[ROW_COLUMNS[kind]][index])
-        values = shard.rows[row]
-        if not all_finite(values):
+        values = shard.row(row)
+        if kind != "images" and not all_finite(values):
             raise UsageError(f"{shard.path}: {kind} row {row} holds NaN or infinity")
         return values
 
     def _open(self, kind: str, number: int) -> Shard:
         shape = self.latent_shape if kind == "latents" else self.condition_shape
-        shard = Shard.open(shard_path(self.folder, kind, number), kind, shape)
+        dtypes = PIXELS if kind == "images" else DTYPES
+        shard = Shard.open(shard_path(self.folder, kind, number), kind, shape, dtypes)
         rows = self.samples[ROW_COLUMNS[kind]][self.samples["shard"] == number]
-        least = NO_CONDITION if kind == "conditions" else 0
-        if rows.min() < least or rows.max() >= len(shard.rows):
+        least = 0 if kind == "latents" else NO_CONDITION
+        if rows.min() < least or rows.max() >= len(shard):
             raise UsageError(
-                f"{shard.path}: has {len(shard.rows)} rows, {SAMPLES} refers to rows "
+                f"{shard.path}: has {len(shard)} rows, {SAMPLES} refers to rows "
                 f"{rows.min()}..{rows.max()}"
             )
         return shard
@@ -160,31 +178,34 @@ class DatasetWriter:
         return set(zip(*columns, strict=True))
 
     def append(
-        self, samples: Mapping[str, Any], latents: np.ndarray, conditions: np.ndarray
+        self,
+        samples: Mapping[str, Any],
+        latents: np.ndarray,
+        conditions: np.ndarray | None = None,
+        images: np.ndarray | None = None,
     ) -> None:
         """Write one shard: `n` samples of `m` images.
 
         Args:
             samples: column name -> (n,) values, for every name of CALLER_COLUMNS; `condition_row`
-                indexes `conditions`, or is NO_CONDITION.
+                indexes `conditions` and `images`, or is NO_CONDITION.
             latents: (n, C, r, r, r) finite floats of 16 or 32 bits.
-            conditions: (m, S, D) likewise.
+            conditions: (m, S, D) likewise; may be left out where there are images.
+            images: (m, E, E, 3) uint8, prepared as `images.prepare` does, in the same order.
 
         Raises:
             ValueError: columns, lengths, shapes or contents that break the contract.
         """
-        latents, conditions = np.asarray(latents), np.asarray(conditions)
-        columns = self._check(samples, latents, conditions)
+        given = {"latents": latents, "conditions": conditions, "images": images}
+        parts = {kind: np.asarray(part) for kind, part in given.items() if part is not None}
+        latents = parts["latents"]
+        columns = self._check(samples, parts)
         shard = max(self._columns["shard"], default=-1) + 1
         columns |= {"shard": [shard] * len(latents), "row": list(range(len(latents)))}
-        shapes = {
-            "latent_shape": list(latents.shape[1:]),
-            "condition_shape": list(conditions.shape[1:]),
-        }
-        write_shard(shard_path(self.folder, "latents", shard), {"latents": latents})
-        write_shard(shard_path(self.folder, "conditions", shard), {"conditions": conditions})
+        for kind, part in parts.items():
+            write_shard(shard_path(self.folder, kind, shard), {kind: part})
         if shard == 0:
-            self.meta |= shapes
+            self.meta |= {SHAPES[kind]: list(part.shape[1:]) for kind, part in parts.items()}
             text = json.dumps(self.meta, indent=2) + "\n"
             write_text(self.folder / "meta.json", text)
         grown = {name: self._columns[name] + list(columns[name]) for name in SCHEMA.names}
@@ -205,7 +226,7 @@ class DatasetWriter:
         logger.info("%s: %d samples are already there", self.folder, len(self))
 
     def _check(
-        self, samples: Mapping[str, Any], latents: np.ndarray, conditions: np.ndarray
+        self, samples: Mapping[str, Any], parts: Mapping[str, np.ndarray]
     ) -> dict[str, list]:
         if set(samples) != set(CALLER_COLUMNS):
             missing = sorted(set(CALLER_COLUMNS) - set(samples))
@@ -213,20 +234,32 @@ class DatasetWriter:
             raise ValueError(f"columns missing: {missing}, unknown: {unknown}")
         columns = {name: np.asarray(value).tolist() for name, value in samples.items()}
         for name, values in columns.items():
-            if len(values) != len(latents):
-                raise ValueError(f"{name} has {len(values)} values for {len(latents)} latents")
+            if len(values) != len(parts["latents"]):
+                count = len(parts["latents"])
+                raise ValueError(f"{name} has {len(values)} values for {count} latents")
         unknown = set(columns["status"]) - set(STATUSES)
         if unknown:
             raise ValueError(f"status {sorted(unknown)}, expected one of {STATUSES}")
+        seen = [len(parts[kind]) for kind in ("conditions", "images") if kind in parts]
+        if not seen or min(seen) != max(seen):
+            raise ValueError("expected conditions, images, or as many of both")
         rows = columns["condition_row"]
-        if rows and not NO_CONDITION <= min(rows) <= max(rows) < len(conditions):
-            raise ValueError(f"condition_row outside 0..{len(conditions) - 1}")
-        for name, values in (("latent_shape", latents), ("condition_shape", conditions)):
+        if rows and not NO_CONDITION <= min(rows) <= max(rows) < seen[0]:
+            raise ValueError(f"condition_row outside 0..{seen[0] - 1}")
+        for kind, name in SHAPES.items():
+            if self._columns["object"] and (kind in parts) != (name in self.meta):
+                raise ValueError(f"{kind}: every append has them, or none")
+            if kind not in parts:
+                continue
+            values = parts[kind]
             if name in self.meta and list(values.shape[1:]) != self.meta[name]:
                 raise ValueError(f"{name} {values.shape[1:]}, the folder has {self.meta[name]}")
-            if values.dtype not in DTYPES.values():
+            if kind == "images":
+                if values.dtype != np.uint8:
+                    raise ValueError(f"images are {values.dtype}, expected uint8")
+            elif values.dtype not in DTYPES.values():
                 raise ValueError(f"{name} comes from {values.dtype}, expected 16 or 32 bit floats")
-            if not all_finite(values):
+            elif not all_finite(values):
                 raise ValueError(f"NaN or infinity in what gives {name}")
         new = list(zip(*(columns[name] for name in KEY), strict=True))
         if len(set(new)) < len(new) or self.keys.intersection(new):
@@ -258,8 +291,17 @@ def read_meta(folder: Path) -> dict[str, Any]:
     return meta
 
 
+def kinds(meta: Mapping[str, Any]) -> list[str]:
+    """What a folder keeps of each shard: latents, and conditions, images or both.
+
+    A folder that names neither is taken for one of conditions, which `row_shape` then misses.
+    """
+    seen = [kind for kind in ("conditions", "images") if SHAPES[kind] in meta]
+    return ["latents", *(seen or ["conditions"])]
+
+
 def row_shape(folder: Path, meta: Mapping[str, Any], key: str) -> tuple[int, ...]:
-    """Shape of a shard's rows, from meta.json's `latent_shape` or `condition_shape`.
+    """Shape of a shard's rows, from one of `SHAPES` in meta.json.
 
     Raises:
         UsageError: it says nothing of use.

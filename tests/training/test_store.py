@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import ml_dtypes
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dso_jax import atomic, shards, store
+from dso_jax.dataset_check import check
 from dso_jax.errors import UsageError
 from dso_jax.store import Dataset, DatasetWriter
 from tests.training.conftest import labels
@@ -188,6 +190,42 @@ def test_rows_that_do_not_exist_are_named(folder):
     shards.write_shard(folder / "latents-00000.safetensors", {"other": latents})
     with pytest.raises(UsageError, match=r"no tensor 'latents' .it holds other"):
         Dataset(folder)
+
+
+def test_no_file_stays_open_and_one_cut_short_later_is_named(folder):
+    """A full-size dataset has more shards than a process may hold open."""
+    before = len(os.listdir("/proc/self/fd"))
+    dataset = Dataset(folder)
+    dataset.latent(3), dataset.condition(3)
+    assert len(os.listdir("/proc/self/fd")) == before
+    path = folder / "latents-00000.safetensors"
+    os.truncate(path, path.stat().st_size - 8)
+    dataset.latent(22)
+    with pytest.raises(UsageError, match="has become shorter, row 23 is cut off"):
+        dataset.latent(23)
+    path.unlink()
+    with pytest.raises(UsageError, match="no such file any more"):
+        dataset.latent(0)
+
+
+def test_images_may_stand_for_conditions(tmp_path):
+    latents, conditions = arrays(4)
+    images = np.random.default_rng(0).integers(0, 256, (4, 6, 6, 3), np.uint8)
+    both, alone = tmp_path / "both", tmp_path / "alone"
+    DatasetWriter(both, {}).append(part(0, 4), latents, conditions, images)
+    DatasetWriter(alone, {}).append(part(0, 4), latents, images=images)
+    np.testing.assert_array_equal(Dataset(both).condition(2), conditions[2])
+    for folder in (both, alone):
+        dataset = Dataset(folder, images=True)
+        assert dataset.condition_shape == (6, 6, 3)
+        np.testing.assert_array_equal(dataset.condition(2), images[2])
+        assert check(folder) == (4, [], [])
+    with pytest.raises(UsageError, match="has images and no conditions; train with --conditions o"):
+        Dataset(alone)
+    with pytest.raises(ValueError, match="conditions: every append has them, or none"):
+        DatasetWriter(alone, {}).append(part(4, 8), latents, conditions, images)
+    with pytest.raises(ValueError, match="images are float32, expected uint8"):
+        DatasetWriter(alone, {}).append(part(4, 8), latents, images=images.astype(np.float32))
 
 
 def test_nan_is_found_at_opening_or_at_reading(folder, monkeypatch):
