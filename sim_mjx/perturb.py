@@ -109,29 +109,51 @@ def survival(
     *,
     keys: Sequence[str],
 ) -> Survival:
-    """Drops every object from all of its starts.
+    """Drops every object from all of its starts; see `survivals`."""
+    return survivals(bodies, protocol, [perturbation], drop, keys=keys)[0]
+
+
+def survivals(
+    bodies: RigidBody,
+    protocol: Protocol,
+    perturbations: Sequence[Perturbation],
+    drop: Drop,
+    *,
+    keys: Sequence[str],
+) -> list[Survival]:
+    """Drops every object from the starts of several perturbations, all in one batch.
 
     Args:
         bodies: one shape bucket.
         protocol: what is simulated; its threshold decides survival, as a tilt from upright.
-        perturbation: the starts.
+        perturbations: each gives starts of its own.
         drop: an engine's `drop(bodies, protocol)`.
         keys: hexadecimal name of each object; see `Perturbation.quaternions`.
+
+    Returns:
+        One entry a perturbation.
     """
-    count, starts = len(bodies), perturbation.starts
-    start = np.stack([perturbation.quaternions(key) for key in keys])
-    end, valid = np.zeros((count * starts, 4)), np.zeros(count * starts, bool)
+    count = len(bodies)
+    start = np.concatenate([[p.quaternions(key) for key in keys] for p in perturbations], axis=1)
+    total = start.shape[1]
+    start = start.reshape(-1, 4)
+    end, valid = np.zeros_like(start), np.zeros(len(start), bool)
     size = max(1, CALL_BYTES // body_bytes(bodies))
-    for first in range(0, count * starts, size):
-        chosen = np.arange(first, min(first + size, count * starts))
-        owner, number = np.divmod(chosen, starts)
-        rest = drop(turned(bodies[owner], start[owner, number]), protocol)
+    for first in range(0, len(start), size):
+        chosen = np.arange(first, min(first + size, len(start)))
+        rest = drop(turned(bodies[chosen // total], start[chosen]), protocol)
         end[chosen], valid[chosen] = rest.quaternion, rest.status != INVALID
     end[~valid] = [1.0, 0.0, 0.0, 0.0]
     # The end is relative to how the object was set down; before that comes the start's own turn.
-    upright = _rotation(end) * _rotation(start.reshape(-1, 4))
-    tilt = tilt_deg(upright.as_quat(scalar_first=True))
-    return _summary(upright, tilt < protocol.threshold_deg, valid, (count, starts))
+    upright = (_rotation(end) * _rotation(start)).as_quat(scalar_first=True).reshape(count, -1, 4)
+    stands = tilt_deg(upright.reshape(-1, 4)).reshape(count, -1) < protocol.threshold_deg
+    valid, results, first = valid.reshape(count, -1), [], 0
+    for perturbation in perturbations:
+        part = slice(first, first := first + perturbation.starts)
+        flat = _rotation(upright[:, part].reshape(-1, 4))
+        shape = (count, perturbation.starts)
+        results.append(_summary(flat, stands[:, part].ravel(), valid[:, part].ravel(), shape))
+    return results
 
 
 def _summary(upright: Rotation, stands, valid, shape: tuple[int, int]) -> Survival:
