@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import ml_dtypes
@@ -119,6 +120,37 @@ def folder_name(name: str) -> str:
     if len(parts) != 2 or not plain or parts[0] == ORIGIN:
         raise UsageError(f"object {name!r}: cannot be a folder CATEGORY/OBJECT of DSO's layout")
     return path
+
+
+def object_rows(folder: Path, samples: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """CATEGORY/OBJECT -> rows of its samples in a dataset's table, by view and sample.
+
+    Args:
+        folder: of the dataset, for messages.
+        samples: columns of its table.
+
+    Raises:
+        UsageError: a name that cannot be a folder, two that would share one, or a view or sample
+            beyond three digits.
+    """
+    for column in ("view", "sample"):
+        values = samples[column]
+        if values.min() < 0 or values.max() > LARGEST_NUMBER:
+            raise UsageError(
+                f"{folder}: {column} {values.min()}..{values.max()}, but DSO's file names have "
+                f"three digits: 0..{LARGEST_NUMBER}"
+            )
+    order = np.lexsort((samples["sample"], samples["view"], samples["object"]))
+    names, first = np.unique(samples["object"][order], return_index=True)
+    found: dict[str, np.ndarray] = {}
+    for name, rows in zip(names.tolist(), np.split(order, first[1:]), strict=True):
+        place = folder_name(name)
+        if place in found:
+            raise UsageError(
+                f"{folder}: {name!r} and another object would share the folder {place}"
+            )
+        found[place] = rows
+    return found
 
 
 class BadFile(ValueError):

@@ -7,14 +7,14 @@ Beside DSO's files stands `dso-jax/`, with which the import gives back the very 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from dso_jax.atomic import write_atomic, write_text
-from dso_jax.dso_folder import LARGEST_NUMBER, ORIGIN, folder_name, write_tensor
+from dso_jax.dso_folder import ORIGIN, object_rows, write_tensor
 from dso_jax.dso_folder_labels import STABLE_BELOW, angles_of
 from dso_jax.errors import UsageError
 from dso_jax.samples import read_samples
@@ -52,8 +52,7 @@ def export_folder(dataset: Dataset, out: Path, *, progress: Progress | None = No
     """
     samples = dataset.samples
     angles = angles_of(samples)
-    _check_numbers(dataset)
-    objects = _objects(dataset)
+    objects = object_rows(dataset.folder, samples)
     _begin(dataset, out)
     complete = int(samples["sample"].max()) + 1
     passed = 0
@@ -110,32 +109,6 @@ def _check_same_condition(dataset: Dataset, one: int, other: int) -> None:
     ):
         name, view = dataset.samples["object"][one], dataset.samples["view"][one]
         raise UsageError(f"{dataset.folder}: view {view} of {name} has two different conditions")
-
-
-def _check_numbers(dataset: Dataset) -> None:
-    for column in ("view", "sample"):
-        values = dataset.samples[column]
-        if values.min() < 0 or values.max() > LARGEST_NUMBER:
-            raise UsageError(
-                f"{dataset.folder}: {column} {values.min()}..{values.max()}, but DSO's file names "
-                f"have three digits: 0..{LARGEST_NUMBER}"
-            )
-
-
-def _objects(dataset: Dataset) -> Mapping[str, np.ndarray]:
-    """CATEGORY/OBJECT -> rows of its samples, by view and sample."""
-    samples = dataset.samples
-    order = np.lexsort((samples["sample"], samples["view"], samples["object"]))
-    names, first = np.unique(samples["object"][order], return_index=True)
-    found: dict[str, np.ndarray] = {}
-    for name, rows in zip(names.tolist(), np.split(order, first[1:]), strict=True):
-        folder = folder_name(name)
-        if folder in found:
-            raise UsageError(
-                f"{dataset.folder}: {name!r} and another object would share the folder {folder}"
-            )
-        found[folder] = rows
-    return found
 
 
 def _begin(dataset: Dataset, out: Path) -> None:
