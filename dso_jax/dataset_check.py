@@ -10,20 +10,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dso_jax.errors import UsageError
-from dso_jax.samples import read_samples
-from dso_jax.shards import DTYPES, PIXELS, Shard, all_finite
-from dso_jax.store import (
+from dso_jax.dataset_layout import (
     KEY,
     NO_CONDITION,
     ROW_COLUMNS,
-    SAMPLES,
     SHAPES,
     kinds,
     read_meta,
     row_shape,
     shard_path,
 )
+from dso_jax.errors import UsageError
+from dso_jax.samples import SAMPLES, UNLABELLED, find_parts, read_table
+from dso_jax.shards import DTYPES, PIXELS, Shard, all_finite
 
 _SHOWN = 5  # samples named in a problem; it says how many there are
 
@@ -64,7 +63,7 @@ def check(folder: Path, progress: Progress | None = None) -> Checked:
     except UsageError as error:
         problems.append(str(error))
     try:
-        _, samples = read_samples(folder / SAMPLES)
+        samples = read_table(folder)
     except UsageError as error:
         return Checked(0, [*problems, str(error)], [])
     problems += _check_table(folder, samples)
@@ -139,9 +138,12 @@ def _check_shards(
 def _unlisted(folder: Path, samples: dict[str, np.ndarray]) -> Iterator[str]:
     """Shards that no sample refers to: what an append leaves behind when it is killed."""
     listed = set(samples["shard"].tolist())
+    waiting = find_parts(folder, UNLABELLED)
+    for path in waiting.values():
+        yield f"{path}: sampled and not labelled yet; dso generate goes on with it"
     for path in sorted(folder.glob("*.safetensors")):
         match = re.fullmatch(r"(?:latents|conditions|images)-(\d{5,})\.safetensors", path.name)
-        if match is None or int(match[1]) not in listed:
+        if match is None or int(match[1]) not in listed.union(waiting):
             yield f"{path}: no sample refers to it; the next append may overwrite it"
 
 

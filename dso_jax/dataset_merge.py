@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from dso_jax.dataset_layout import CALLER_COLUMNS, KEY, NO_CONDITION
+from dso_jax.dataset_writer import DatasetWriter
 from dso_jax.errors import UsageError
-from dso_jax.store import CALLER_COLUMNS, KEY, NO_CONDITION, Dataset, DatasetWriter
+from dso_jax.store import Dataset
 
 # Without these in common, samples do not belong together: shapes, and who made them.
 _COMMON = ("latent_shape", "condition_shape", "base_sha256")
@@ -51,6 +53,7 @@ def merge(folders: Sequence[Path], out: Path, progress: Progress | None = None) 
             passed += len(members)
             if progress:
                 progress(passed, total)
+    writer.finish()
     return len(writer)
 
 

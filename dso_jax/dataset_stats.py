@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from dso_jax.dataset_layout import NO_CONDITION, kinds, read_meta
 from dso_jax.errors import UsageError
-from dso_jax.samples import read_samples
-from dso_jax.store import NO_CONDITION, SAMPLES, read_meta
+from dso_jax.samples import read_table
 
 FALLEN = 20  # degrees from where an object counts as fallen
 # Upper edges of the histogram.
@@ -64,7 +64,7 @@ def measure(folder: Path) -> Stats:
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such dataset folder")
     meta = read_meta(folder)
-    _, samples = read_samples(folder / SAMPLES)
+    samples = read_table(folder)
     labelled = samples["status"] != "invalid"
     stable = samples["stable"] & labelled
     unstable = labelled & ~stable
@@ -93,7 +93,7 @@ def measure(folder: Path) -> Stats:
         usable_pairs=int((wins * losses)[usable].sum()),
         angle=angle,
         histogram=_histogram(samples[angle][labelled]),
-        bytes=_bytes(folder),
+        bytes=_bytes(folder, meta),
         meta=meta,
     )
 
@@ -105,9 +105,9 @@ def _histogram(angles: np.ndarray) -> dict[int, int]:
     return dict(zip(EDGES, counts.tolist(), strict=True))
 
 
-def _bytes(folder: Path) -> dict[str, int]:
-    kinds = {"latents": "latents-*", "conditions": "conditions-*", "table": SAMPLES}
+def _bytes(folder: Path, meta: dict) -> dict[str, int]:
+    patterns = {**{kind: f"{kind}-*" for kind in kinds(meta)}, "table": "samples*.parquet"}
     return {
         kind: sum(path.stat().st_size for path in folder.glob(pattern))
-        for kind, pattern in kinds.items()
+        for kind, pattern in patterns.items()
     }

@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dso_jax.atomic import write_atomic, write_text
+from dso_jax.atomic import write_text
 from dso_jax.dso_folder import ORIGIN, object_rows, write_tensor
 from dso_jax.dso_folder_labels import STABLE_BELOW, angles_of
 from dso_jax.errors import UsageError
-from dso_jax.samples import read_samples
-from dso_jax.store import SAMPLES, Dataset
+from dso_jax.samples import SAMPLES, fingerprint, read_samples, write_samples
+from dso_jax.store import Dataset
 from sim_mjx import dso_outputs
 
 Progress = Callable[[int, int], None]  # samples dealt with, and of how many
@@ -115,7 +115,7 @@ def _begin(dataset: Dataset, out: Path) -> None:
     """Makes the folder with the table it comes from, or checks that it comes from this one."""
     table = out / ORIGIN / SAMPLES
     if table.exists():
-        if read_samples(table)[0] != dataset.fingerprint:
+        if fingerprint(read_samples(table)) != dataset.fingerprint:
             raise UsageError(f"{out}: was exported from another dataset; give a new folder")
         return
     try:
@@ -126,8 +126,4 @@ def _begin(dataset: Dataset, out: Path) -> None:
         raise UsageError(f"{out}: cannot be made ({error.strerror})") from None
     meta = (dataset.folder / "meta.json").read_text(encoding="utf-8")
     write_text(table.with_name("meta.json"), meta)
-
-    def copy(path: Path) -> None:
-        shutil.copyfile(dataset.folder / SAMPLES, path)
-
-    write_atomic(table, copy)
+    write_samples(table, dataset.samples)

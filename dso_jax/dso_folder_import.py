@@ -17,13 +17,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dso_jax.dataset_layout import NO_CONDITION
+from dso_jax.dataset_writer import DatasetWriter
 from dso_jax.dso_folder import BadFile, find_objects, read_tensor
 from dso_jax.dso_folder_labels import read_labels
 from dso_jax.dso_folder_plan import Group, Layout, find_layouts, missing_files, plan
 from dso_jax.dso_folder_rows import META, Key, Origin, Sample, make_row, source_of, to_columns
 from dso_jax.errors import UsageError
 from dso_jax.shards import all_finite
-from dso_jax.store import NO_CONDITION, DatasetWriter
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +102,7 @@ def import_folder(
                     first = next(iter(problems))
                     raise UsageError(f"--strict: {first}; {len(writer)} samples were imported")
                 labels += shard.write(writer, origin)
+    writer.finish()
     if not len(writer):
         raise UsageError(f"{source}: nothing could be imported, first {next(iter(problems))}")
     return Report(found, len(done), labels, list(problems))

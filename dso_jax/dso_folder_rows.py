@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dso_jax.dataset_layout import CALLER_COLUMNS, read_meta
 from dso_jax.dso_folder import ORIGIN, ObjectFiles, folder_name
 from dso_jax.dso_folder_labels import STABLE_BELOW, Label, angles_of
-from dso_jax.samples import read_samples
-from dso_jax.store import CALLER_COLUMNS, SAMPLES, read_meta
+from dso_jax.samples import SAMPLES, read_samples
 from sim_mjx.dso_outputs import float16_angles
 from sim_mjx.protocol import Protocol
 
@@ -69,7 +69,7 @@ class Origin:
         folder = root / ORIGIN
         if not (folder / SAMPLES).exists():
             return None
-        return cls(read_meta(folder), read_samples(folder / SAMPLES)[1])
+        return cls(read_meta(folder), read_samples(folder / SAMPLES))
 
     def name(self, folder: str) -> str:
         """Our name of the object CATEGORY/OBJECT."""
@@ -110,6 +110,7 @@ def make_row(sample: Sample, label: Label | None, origin: Origin | None) -> dict
         "stable": bool(angle < STABLE_BELOW),
         "protocol": PROTOCOL.hash(),
         "engine": ENGINE,
+        "source": "mesh",
     }
 
 

@@ -21,11 +21,11 @@ from jaxtyping import Float
 import sim_mjx
 from dso_jax import batches
 from dso_jax.batches import Progress
-from dso_jax.models import LoRAConfig, apply_decoder, apply_flow
+from dso_jax.dataset_writer import DatasetWriter
+from dso_jax.models import LoRAConfig, apply_decoder, apply_flow, flow_context
 from dso_jax.pretrained import Base
 from dso_jax.prompts import Prompts
 from dso_jax.sampler import SamplerConfig, sample
-from dso_jax.store import DatasetWriter
 from sim_mjx.margin import static_margin_deg
 
 log = logging.getLogger(__name__)
@@ -169,6 +169,7 @@ def write_dataset(
         )
         if progress:
             progress(len(rows))
+    writer.finish()
 
 
 @functools.cache
@@ -182,7 +183,7 @@ def _sampler(config, lora: LoRAConfig | None, sampler: SamplerConfig) -> Callabl
         def velocity(x: jax.Array, t: jax.Array, c: jax.Array) -> jax.Array:
             return apply_flow(config, params, x, t, c, lora=lora)
 
-        return sample(velocity, noise, cond, sampler)
+        return sample(velocity, noise, flow_context(config, params, cond, lora=lora), sampler)
 
     return run
 

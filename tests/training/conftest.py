@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from dso_jax.config import Config, OptimConfig, TrainConfig
+from dso_jax.dataset_writer import DatasetWriter
 from dso_jax.models import FlowConfig, LoRAConfig, init_flow
 from dso_jax.objectives import ObjectiveConfig
-from dso_jax.store import DatasetWriter
 
 FLOW = FlowConfig(
     resolution=4,
@@ -76,7 +76,9 @@ def write_dataset(folder: Path, columns: dict[str, np.ndarray], scale: float = 1
     n, rows = len(columns["object"]), int(columns["condition_row"].max()) + 1
     latents = (scale * rng.normal(size=(n, 2, 4, 4, 4))).astype(np.float32)
     conditions = rng.normal(size=(rows, 3, 8)).astype(np.float32)
-    DatasetWriter(folder, {"base": "tiny"}).append(columns, latents, conditions)
+    writer = DatasetWriter(folder, {"base": "tiny"})
+    writer.append(columns, latents, conditions)
+    writer.finish()
     return folder
 
 

@@ -11,8 +11,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from dso_jax import dataset_check, dataset_merge, dataset_stats, samples
+from dso_jax.dataset_layout import CALLER_COLUMNS
+from dso_jax.dataset_writer import DatasetWriter
 from dso_jax.errors import UsageError
-from dso_jax.store import CALLER_COLUMNS, Dataset, DatasetWriter
+from dso_jax.store import Dataset
 from tests.training.conftest import labels, write_dataset
 
 
@@ -36,6 +38,7 @@ def folder(tmp_path):
         some["condition_row"] = np.where(some["view"] == 2, -1, rows)
         latents = rng.normal(size=(12, 2, 4, 4, 4)).astype(ml_dtypes.bfloat16)
         writer.append(some, latents, rng.normal(size=(4, 3, 8)).astype(ml_dtypes.bfloat16))
+    writer.finish()
     return tmp_path / "data"
 
 
@@ -98,7 +101,7 @@ def test_a_sound_folder_has_no_problem(folder):
 
 def change_table(folder, **columns):
     """Overwrites rows of the table: name -> (rows, value)."""
-    _, table = samples.read_samples(folder / "samples.parquet")
+    table = samples.read_samples(folder / "samples.parquet")
     table = {name: values.copy() for name, values in table.items()}
     for name, (rows, value) in columns.items():
         table[name][rows] = value

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dso_jax.dataset_writer import DatasetWriter
 from dso_jax.dso_folder_export import export_folder
 from dso_jax.dso_folder_import import import_folder
-from dso_jax.store import Dataset, DatasetWriter
+from dso_jax.store import Dataset
 from tests.training.dso_files import files, rows
 
 pytest.importorskip("torch")
@@ -62,6 +63,7 @@ def write(folder, angles: dict[tuple, float], hidden: set[int], shards: int) -> 
         latents = rng.normal(size=(len(some), 1, 2, 2, 2)).astype(ml_dtypes.bfloat16)
         images = np.array([conditions[view] for view in used]).reshape(-1, 2, 3)
         writer.append(columns, latents, images.astype(ml_dtypes.bfloat16))
+    writer.finish()
     return Dataset(folder)
 
 

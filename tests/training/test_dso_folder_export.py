@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from dso_jax import dso_folder_export
+from dso_jax.dataset_writer import DatasetWriter
 from dso_jax.dso_folder_export import export_folder
 from dso_jax.dso_folder_import import import_folder
 from dso_jax.errors import UsageError
-from dso_jax.store import Dataset, DatasetWriter
+from dso_jax.store import Dataset
 from tests.training import dso_files
 from tests.training.conftest import labels
 from tests.training.dso_files import Killed, files, rows
@@ -64,6 +65,7 @@ def write(folder, table, dtype=ml_dtypes.bfloat16) -> Dataset:
         some = {name: values[part] for name, values in table.items()}
         some["condition_row"] = condition_row
         writer.append(some, latents[part], conditions[used])
+    writer.finish()
     return Dataset(folder)
 
 

@@ -12,10 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dso_jax import atomic, shards, store
+from dso_jax import atomic, dataset_writer, shards, store
 from dso_jax.dataset_check import check
+from dso_jax.dataset_writer import DatasetWriter
 from dso_jax.errors import UsageError
-from dso_jax.store import Dataset, DatasetWriter
+from dso_jax.samples import SCHEMA, write_samples
+from dso_jax.store import Dataset
 from tests.training.conftest import labels
 
 
@@ -70,7 +72,7 @@ def test_a_kill_between_shard_and_table_loses_only_that_append(tmp_path, monkeyp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(store, "write_samples", die)
+        patch.setattr(dataset_writer, "write_samples", die)
         DatasetWriter(tmp_path, {}).append(part(4, 7), *arrays(3))
     assert len(Dataset(tmp_path)) == 4
     latents, conditions = arrays(2)
@@ -85,6 +87,72 @@ def test_the_next_writer_removes_what_a_killed_one_left(tmp_path):
         (tmp_path / name).write_bytes(b"half")
     DatasetWriter(tmp_path, {})
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_writers_side_by_side_share_nothing(tmp_path):
+    """Each knows its own shards; what they add is one table, in parts or put together."""
+    meta = {"base": "b", "latent_shape": [2, 4, 4, 4], "condition_shape": [3, 8]}
+    first = DatasetWriter(tmp_path, meta)
+    second = DatasetWriter(tmp_path, meta)
+    assert first.alone and not second.alone
+    (tmp_path / ".latents-00001.safetensors-x1.tmp").write_bytes(b"the first one is at this")
+    second.append(part(4, 7), *arrays(3), shard=1)
+    first.append(part(0, 4), *arrays(4), shard=0)
+    assert first.shards() == second.shards() == {0, 1}
+    before = Dataset(tmp_path)
+    assert before.samples["seed"].tolist() == list(range(7))
+    second.finish()
+    first.finish()
+    after = Dataset(tmp_path)
+    assert after.fingerprint == before.fingerprint
+    assert not list(tmp_path.glob("samples-*")) and list(tmp_path.glob(".*.tmp"))
+    del first, second
+    DatasetWriter(tmp_path, meta)
+    assert not list(tmp_path.glob(".*.tmp"))
+    with pytest.raises(UsageError, match=r"base is 'b', this run has 'c'"):
+        DatasetWriter(tmp_path, meta | {"base": "c"})
+
+
+def test_samples_that_wait_for_labels_are_not_seen(tmp_path):
+    latents, conditions = arrays(4)
+    writer = DatasetWriter(tmp_path, {})
+    lines = writer.append(part(0, 4), latents, conditions, shard=3, labelled=False)
+    with pytest.raises(UsageError, match=r"samples.parquet: no such file"):
+        Dataset(tmp_path)
+    assert list(writer.unlabelled()) == [3] and not writer.shards()
+    writer.label(3, lines | {"tilt_deg": [7.0] * 4})
+    assert Dataset(tmp_path).samples["tilt_deg"].tolist() == [7.0] * 4
+    assert not writer.unlabelled() and not list(tmp_path.glob("unlabelled-*"))
+
+
+def test_a_shard_without_samples_is_remembered(tmp_path):
+    writer = DatasetWriter(tmp_path, {})
+    writer.append(part(0, 4), *arrays(4))
+    writer.label(1, {name: [] for name in SCHEMA.names})
+    writer.finish()
+    assert DatasetWriter(tmp_path, {}).shards() == {0, 1} and len(Dataset(tmp_path)) == 4
+
+
+def test_the_whole_table_stands_before_a_part_of_it(tmp_path):
+    """So that labels are replaced at once, also while others still append."""
+    writer = DatasetWriter(tmp_path, {})
+    lines = writer.append(part(0, 4), *arrays(4))
+    write_samples(tmp_path / "samples.parquet", lines | {"stable": [True] * 4})
+    writer.append(part(4, 7), *arrays(3))
+    assert Dataset(tmp_path).samples["stable"].tolist() == [True] * 4 + [True, False, True]
+
+
+def test_a_table_from_before_sources_has_unknown_ones(folder):
+    path = folder / "samples.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["source"]), path)
+    assert set(Dataset(folder).samples["source"]) == {"unknown"}
+
+
+def test_a_file_is_written_once(tmp_path):
+    assert atomic.write_once(tmp_path / "a", "first")
+    assert not atomic.write_once(tmp_path / "a", "second")
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_text() == "first"
 
 
 def test_a_sample_may_lack_a_condition(tmp_path):
