@@ -65,7 +65,10 @@ def hull_of(points: np.ndarray) -> trimesh.Trimesh:
 
 def join(*parts: trimesh.Trimesh) -> trimesh.Trimesh:
     """One mesh of parts, which stay closed surfaces of their own."""
-    return trimesh.util.concatenate(list(parts))
+    first = np.cumsum([0, *(len(part.vertices) for part in parts)])
+    faces = [part.faces + start for part, start in zip(parts, first[:-1], strict=True)]
+    vertices = [part.vertices for part in parts]
+    return trimesh.Trimesh(np.concatenate(vertices), np.concatenate(faces), process=False)
 
 
 def lean(mesh: trimesh.Trimesh, x: float, y: float = 0.0) -> trimesh.Trimesh:
