@@ -40,6 +40,11 @@ COMMANDS = {
         "drop meshes in the simulator and write which of them stand",
         "dso label meshes/ --out labels.parquet --protocol dso-eval",
     ),
+    "check": Command(
+        "dso_jax.cli.check",
+        "one object's card: does it stand, by how much, and what is wrong with its mesh",
+        "dso check vase.stl",
+    ),
     "train": Command(
         "dso_jax.cli.train",
         "fine-tune a generator on labelled samples with SFT, DPO or DRO",

@@ -6,31 +6,59 @@ support polygon), and where the centre of mass is. It stands as long as that sta
 
 from __future__ import annotations
 
+import pathlib
+from collections.abc import Mapping
+from typing import Protocol
+
 import numpy as np
 from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 
 from dso_jax.report.pictures import UPRIGHT, Camera, Surface, draw, png, turned
-from sim_mjx.explain import Explanation, Footing
+from sim_mjx.explain import Footing
+from sim_mjx.rest import Rest
 
 SIZE = 360  # pixels of each panel
 LINE = 22  # pixels of a line of text
 PAPER, INK, FAINT = (255, 255, 255), (40, 44, 52), (150, 155, 165)
 STANDS, FALLS, NEITHER = (92, 145, 110), (190, 92, 80), (140, 140, 150)
+OTHER = (96, 104, 160)
 GROUND = (226, 232, 240)
 ROOM = 1.25  # width of a footprint's panel, in widths of what is drawn
 
 
-def drop_card(explanation: Explanation, surface: Surface) -> bytes:
+class Drop(Protocol):
+    """What the picture shows: `sim_mjx.explain.Explanation`, `dso_jax.evaluation.check.Outcome`."""
+
+    @property
+    def path(self) -> pathlib.Path: ...
+    @property
+    def rest(self) -> Rest: ...
+    @property
+    def stable(self) -> bool | None: ...
+    @property
+    def angle_deg(self) -> float: ...
+    @property
+    def margin_deg(self) -> float: ...
+    @property
+    def start(self) -> Footing: ...
+    @property
+    def end(self) -> Footing: ...
+
+
+def drop_card(
+    drop: Drop, surface: Surface, others: Mapping[str, Float[np.ndarray, " 3"]] | None = None
+) -> bytes:
     """The picture as a PNG file.
 
     Args:
-        explanation: what the object does.
+        drop: what the object does.
         surface: its mesh in the body frame.
+        others: other places where the centre of mass may be at the start, by what to call them.
     """
-    stable = explanation.stable
+    stable = drop.stable
     colour = NEITHER if stable is None else STANDS if stable else FALLS
-    quaternion = explanation.rest.quaternion[0]
+    quaternion = drop.rest.quaternion[0]
     poses = [UPRIGHT, quaternion if np.isfinite(quaternion).all() else UPRIGHT]
     scale = 0.9 / max(float(np.ptp(surface.vertices, axis=0).max()), 1e-12)
     unit = Surface(surface.vertices * scale, surface.faces)
@@ -39,28 +67,28 @@ def drop_card(explanation: Explanation, surface: Surface) -> bytes:
     card = Image.new("RGB", (2 * SIZE, 2 * SIZE + 3 * LINE), PAPER)
     ink = ImageDraw.Draw(card)
     label = {None: "no label", True: "stable", False: "unstable"}[stable]
-    angle = explanation.angle_deg
-    ended = f"{angle:.2f} deg" if np.isfinite(angle) else str(explanation.rest.reason[0])
-    _write(ink, (8, 2), f"{explanation.path.name}: {label}, {ended}")
-    titles = ["at the start", f"at the end ({explanation.rest.status[0]})"]
-    feet = [explanation.start, explanation.end]
-    for column, (title, picture, footing) in enumerate(zip(titles, pictures, feet, strict=True)):
+    angle = drop.angle_deg
+    ended = f"{angle:.2f} deg" if np.isfinite(angle) else str(drop.rest.reason[0])
+    _write(ink, (8, 2), f"{drop.path.name}: {label}, {ended}")
+    titles = ["at the start", f"at the end ({drop.rest.status[0]})"]
+    feet = [_seen_from_above(drop.start, others or {}), _seen_from_above(drop.end, {})]
+    for column, (title, picture, panel) in enumerate(zip(titles, pictures, feet, strict=True)):
         left = column * SIZE
         _write(ink, (left + 8, LINE), title)
         shaded = Image.fromarray(picture)
         card.paste(shaded, (left, 2 * LINE), shaded)
-        card.paste(_seen_from_above(footing), (left, 2 * LINE + SIZE))
-    margin = f"margin at the start {explanation.margin_deg:.2f} deg"
+        card.paste(panel, (left, 2 * LINE + SIZE))
+    margin = f"margin at the start {drop.margin_deg:.2f} deg"
     _write(ink, (8, 2 * (SIZE + LINE) + 2), f"from above: support and centre of mass; {margin}")
     return png(np.asarray(card))
 
 
-def _seen_from_above(footing: Footing) -> Image.Image:
+def _seen_from_above(footing: Footing, others: Mapping[str, np.ndarray]) -> Image.Image:
     """The support polygon, the points that touch the ground, and the centre of mass."""
     panel = Image.new("RGB", (SIZE, SIZE), PAPER)
     ink = ImageDraw.Draw(panel)
     flat, com = footing.points[:, :2], footing.com[:2]
-    drawn = np.concatenate([flat, com[None]])
+    drawn = np.concatenate([flat, com[None], *(other[None, :2] for other in others.values())])
     middle = (drawn.min(0) + drawn.max(0)) / 2
     width = max(float(np.ptp(drawn, axis=0).max()) * ROOM, 1e-9)
 
@@ -73,6 +101,9 @@ def _seen_from_above(footing: Footing) -> Image.Image:
         ink.polygon(at(footing.corners), fill=GROUND, outline=INK)
     for x, y in at(flat):
         ink.ellipse((x - 3, y - 3, x + 3, y + 3), fill=INK)
+    for names, (x, y) in _apart({name: at(other[None, :2])[0] for name, other in others.items()}):
+        ink.ellipse((x - 4, y - 4, x + 4, y + 4), outline=OTHER, width=2)
+        _write(ink, (round(x) + 9, round(y) - 9), names, OTHER)
     ((x, y),) = at(com[None])
     inside = len(footing.corners) > 2 and _inside(footing.corners, com)
     colour = STANDS if inside else FALLS
@@ -80,6 +111,20 @@ def _seen_from_above(footing: Footing) -> Image.Image:
     ink.line((x, y - 9, x, y + 9), fill=colour, width=3)
     _write(ink, (8, SIZE - LINE), f"{width:.3g} m wide; points that touch: {len(flat)}", FAINT)
     return panel
+
+
+def _apart(places: Mapping[str, tuple[float, float]]) -> list[tuple[str, tuple[float, float]]]:
+    """Names and places, those that would be written over each other as one."""
+    kept: list[tuple[str, tuple[float, float]]] = []
+    for name, (x, y) in places.items():
+        near = [
+            i for i, (_, at) in enumerate(kept) if abs(at[1] - y) < LINE and abs(at[0] - x) < 90
+        ]
+        if near:
+            kept[near[0]] = f"{kept[near[0]][0]}, {name}", kept[near[0]][1]
+        else:
+            kept.append((name, (x, y)))
+    return kept
 
 
 def _inside(corners: Float[np.ndarray, "m 2"], point: Float[np.ndarray, " 2"]) -> bool:
