@@ -105,6 +105,30 @@ def _export(argv: list[str]) -> int:
     return 0
 
 
+def _coords(argv: list[str]) -> int:
+    parser = Parser("dataset export-coords", dataset_help.COORDS, dataset_help.COORDS_MORE)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a dataset folder")
+    _add_out(parser)
+    parser.add_argument(
+        "--base",
+        metavar="NAME",
+        help="generator that the samples are from: toybox, a TRELLIS pipeline folder or its name "
+        "on the hub (default: the one that the dataset records)",
+    )
+    options = parser.parse_args(argv)
+    from dso_jax.cli import dataset_bridge
+    from dso_jax.cli.dataset_tables import progress
+
+    with progress("decode") as advance:
+        done = dataset_bridge.export(options.folder, options.out, options.base, advance)
+    print(f"{done.samples:,} samples of {done.objects:,} objects in {options.out}")
+    if done.empty:
+        print(f"{done.empty:,} of them are empty: no mesh will come of these")
+    if done.unconditioned:
+        print(f"{done.unconditioned:,} are of images without a condition: the second stage skips")
+    return 0
+
+
 def _merge(argv: list[str]) -> int:
     parser = Parser("dataset merge", dataset_help.MERGE)
     parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="dataset folders")
@@ -124,6 +148,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "validate": _validate,
     "import-dso": _import,
     "export-dso": _export,
+    "export-coords": _coords,
     "merge": _merge,
 }
 

@@ -14,6 +14,8 @@ samples: what `dso demo` writes and `dso train` reads.
                 $ dso dataset import-dso data/dso --out data/pairs
   export-dso  write a data folder that DSO's training script reads
                 $ dso dataset export-dso data/pairs --out data/dso
+  export-coords  occupied voxels, for the second stage of TRELLIS in torch
+                $ dso dataset export-coords data/pairs --out data/coords
   merge       several dataset folders as one
                 $ dso dataset merge jobs/0 jobs/1 --out data/pairs
 
@@ -91,6 +93,31 @@ exit codes
 
 examples
   dso dataset export-dso data/pairs --out data/dso
+"""
+
+COORDS = """\
+Decode every latent of a dataset folder and write which voxels are occupied, so that the second
+stage of TRELLIS, in torch, can make meshes of them: DSO's labels come from such meshes.
+"""
+
+COORDS_MORE = """\
+the whole way
+  $ dso dataset export-coords data/pairs --out data/coords
+  $ python scripts/trellis_stage2.py data/coords --out data/meshes    where TRELLIS is installed
+  $ dso label data/meshes --into data/pairs --protocol dso-label
+
+  DIR holds one .npz an object, CATEGORY/OBJECT.npz (objects/OBJECT.npz if it has no category), for
+  numpy alone: voxels, the seeds of the samples, and the condition of each image, 2.8 MB a view with
+  TRELLIS-image-large, or its picture, 0.8 MB, where the dataset keeps these. The script takes
+  nothing else, so DIR may be copied to another machine.
+
+A killed export goes on where it stopped when it is started again, and one of a dataset that has
+grown since adds what is new.
+
+exit codes
+  0  written
+  2  an argument, the generator is another than the samples', or a name or number that DSO's layout
+     cannot hold
 """
 
 MERGE = """\

@@ -33,14 +33,13 @@ def main(args: list[str]) -> int:
         return label_explain.main(options)
     if not options.paths:
         raise UsageError("label: no PATHS to label (see dso label --help)")
-    if options.out is None:
-        raise UsageError("label: --out FILE.parquet is missing (see dso label --help)")
     shard = label_arguments.shard(options.shard)
     if options.overwrite and shard is not None:
         raise UsageError("label: --overwrite would discard the other shards' rows; run it alone")
-    out = label_arguments.writable(options.out)
+    out = label_arguments.output(options)
 
     # Simulation libraries take seconds to import; `--help` and typing mistakes need not wait.
+    from dso_jax.cli import label_into
     from sim_mjx import cache, dso_outputs, job, label, plan
     from sim_mjx.engines import EngineError
     from sim_mjx.perturb import PerturbError
@@ -52,12 +51,17 @@ def main(args: list[str]) -> int:
         files = label.expand_paths(options.paths)
         if options.dso_outputs is not None:
             dso_outputs.check_names(files)
+        if options.into is not None:
+            label_into.check(pathlib.Path(options.into), files)
         if options.cache is not None:
             cache.check_folder(pathlib.Path(options.cache))
         work = plan.make_plan(files, task, out, block=options.block, overwrite=options.overwrite)
-        if _run(work, task, out, options, shard) and options.dso_outputs is not None:
+        complete = _run(work, task, out, options, shard)
+        if complete and options.dso_outputs is not None:
             written = dso_outputs.write(out, pathlib.Path(options.dso_outputs), task.protocol)
             print(f"DSO's label files of {written} objects in {options.dso_outputs}")
+        if complete and options.into is not None:
+            print(label_into.replace(pathlib.Path(options.into), out))
     except (
         EngineError,
         PerturbError,

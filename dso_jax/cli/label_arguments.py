@@ -51,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     add("--perturb", type=float, metavar="RAD", help="also drop from starts tilted by up to RAD")
     add("--starts", type=int, default=100, metavar="R", help="perturbed starts; default: 100")
     add("--seed", type=int, default=0, help="of the perturbed starts; default: 0")
+    add("--into", metavar="DATA", help="give the samples of a dataset folder their meshes' labels")
     add("--dso-outputs", metavar="DIR", help="also write DSO's own label files below DIR")
     add("--explain", metavar="WHAT", help="replay one object: a mesh, or TABLE.parquet:ROW")
     return made
@@ -92,20 +93,36 @@ def shard(text: str | None) -> tuple[int, int] | None:
     return index, count
 
 
-def writable(name: str) -> pathlib.Path:
-    """The output path, checked by making a temporary file beside it."""
+def output(options: argparse.Namespace) -> pathlib.Path:
+    """The table to write: --out, else the one of --into, checked by making a file beside it."""
+    out, into = options.out, options.into
+    if into is None:
+        if out is None:
+            raise UsageError("label: --out FILE.parquet is missing (see dso label --help)")
+        return writable(out)
+    if not pathlib.Path(into, "meta.json").is_file():
+        raise UsageError(f"label: --into {into}: no such dataset folder")
+    from dso_jax.dataset_labels import table_path
+
+    place = table_path(pathlib.Path(into), options.protocol, options.engine)
+    kept = writable(str(place), "--into")
+    return kept if out is None else writable(out)
+
+
+def writable(name: str, option: str = "--out") -> pathlib.Path:
+    """A path that can be written, tried out by a temporary file beside it."""
     path = pathlib.Path(name)
     if path.suffix != ".parquet":
-        raise UsageError(f"label: --out {name}: expected a .parquet file")
+        raise UsageError(f"label: {option} {name}: expected a .parquet file")
     if path.is_dir():
-        raise UsageError(f"label: --out {name}: is a folder, expected a file")
+        raise UsageError(f"label: {option} {name}: is a folder, expected a file")
     if not path.parent.is_dir():
-        raise UsageError(f"label: --out {name}: no folder {path.parent}")
+        raise UsageError(f"label: {option} {name}: no folder {path.parent}")
     try:
         with tempfile.TemporaryFile(dir=path.parent):
             pass
         if path.exists() and not os.access(path, os.W_OK):
             raise PermissionError(f"cannot overwrite {path}")
     except OSError as error:
-        raise UsageError(f"label: --out {name}: cannot write there: {error}") from error
+        raise UsageError(f"label: {option} {name}: cannot write there: {error}") from error
     return path

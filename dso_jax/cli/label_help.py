@@ -63,6 +63,15 @@ one object: --explain chair.glb, or --explain labels.parquet:17
   Replays it: how it starts and rests, what it stands on, its margin, and which choices (inertia,
   time step, contact rule, engine, scale, jitter) would flip the label. --out FILE.png draws it.
 
+labels for a dataset: --into DATA
+  For meshes named CATEGORY/OBJECT/IMG_EEE.glb, as scripts/trellis_stage2.py writes them (objects
+  without a category are in objects/). Once all are labelled, the samples of the dataset folder DATA
+  that have a mesh get its label in place of the one from their occupancy; `source` says mesh then.
+  Others keep theirs. DATA keeps the table of each protocol and engine, labels-dso-label-mjx.parquet
+  (unless --out names another place), and the labels that the samples had first,
+  labels-replaced.parquet. The same command again changes nothing; another protocol or engine
+  replaces the labels once more. DSO labelled its training set with --protocol dso-label.
+
 DSO's own files: --dso-outputs DIR
   For meshes named CATEGORY/OBJECT/IMG_EEE.glb, writes model_info.npz, IMG_angles.npy and
   available_images.npy into DIR/CATEGORY/OBJECT. A failed mesh is NaN in the angles and absent from
@@ -78,5 +87,6 @@ examples
   dso label prints/ --out labels.parquet --up z --engine mujoco --strict
   dso label 'meshes/**/*.glb' --out labels.parquet --cache bodies/ --perturb 0.04
   srun -n 8 dso label 'meshes/**/*.glb' --out labels.parquet --shard auto
+  dso label data/meshes --into data/pairs --protocol dso-label
   dso label --explain labels.parquet:17 --out object17.png
 """
