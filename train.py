@@ -128,6 +128,7 @@ def main(
         make_step(model, objective, optimizer, rate, train.accumulation, mesh),
         make_probe(model, objective, train.accumulation, mesh),
         arguments=(state, weights, batch, step_key),
+        options=config.system.xla,
     )
     diagnose = make_diagnose(objective, mesh)
 

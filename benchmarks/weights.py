@@ -107,7 +107,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def write_weights(config: FlowConfig, path: Path) -> None:
     """Random weights with the types of the release; no layer is left at zero."""
-    from dso_jax.models.transformer import position_embedding
+    from dso_jax.models.embedding import position_embedding
     from weight_port import files, models
 
     rng = np.random.default_rng(0)

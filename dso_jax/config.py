@@ -6,10 +6,10 @@ Defaults are the paper's settings (DSO, arXiv 2503.22677, and its released code)
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
-from typing import Literal
 
-from dso_jax.models.config import LoRAConfig
+from dso_jax.models.config import Execution, LoRAConfig
 from dso_jax.objectives import ObjectiveConfig
 
 
@@ -100,15 +100,13 @@ class GuardConfig:
 
 
 @dataclass(frozen=True)
-class SystemConfig:
-    """How the arithmetic is carried out; none of it changes what is computed beyond rounding."""
+class SystemConfig(Execution):
+    """How the arithmetic is carried out, and where; none of it changes what is computed beyond
+    rounding."""
 
-    attention: Literal["auto", "xla", "cudnn"] = "auto"
-    """Attention kernel; `auto` tries cuDNN on a GPU and falls back with a line in the log."""
-    remat: Literal["none", "dots", "full"] = "none"
-    """What the backward pass recomputes in each block: less memory for more time."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the transformer's torso; adapter, optimizer, norms and losses are always float32."""
+    xla: tuple[str, ...] = ()
+    """Options of the compiler for the training step, each `name=value` as in XLA_FLAGS without the
+    dashes: `xla_gpu_enable_triton_gemm=false`."""
     fsdp: int = 1
     """Devices that share one copy of the base, a part each, and gather a block when it is its turn;
     1 keeps the whole base on every device."""
@@ -119,6 +117,18 @@ class SystemConfig:
     """How many processes train together; None as above, 1 trains alone whatever they say."""
     process: int | None = None
     """Number of this process, from 0; None as above."""
+
+    def __post_init__(self) -> None:
+        try:
+            super().__post_init__()
+        except ValueError as error:
+            raise ValueError(f"system.{error}") from None
+
+    @property
+    def execution(self) -> Execution:
+        """The part that the transformer is made with."""
+        fields = dataclasses.fields(Execution)
+        return Execution(**{field.name: getattr(self, field.name) for field in fields})
 
 
 @dataclass(frozen=True)

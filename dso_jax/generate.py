@@ -1,36 +1,31 @@
-"""Generation: prompts -> latents -> occupancy -> drop -> labelled dataset folder.
+"""Generation: conditions -> latents -> occupancy -> drop.
 
-Shapes: N samples, C latent channels, r latent edge, R occupancy edge.
+Shapes: M conditions, N samples, C latent channels, r latent edge, R occupancy edge.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import logging
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from importlib import metadata
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 import sim_mjx
 from dso_jax import batches
 from dso_jax.batches import Progress
-from dso_jax.dataset_writer import DatasetWriter
-from dso_jax.models import LoRAConfig, apply_decoder, apply_flow, flow_context
+from dso_jax.models import Execution, LoRAConfig, apply_decoder, apply_flow, flow_context
 from dso_jax.pretrained import Base
 from dso_jax.prompts import Prompts
 from dso_jax.sampler import SamplerConfig, sample
 from sim_mjx.margin import static_margin_deg
 
-log = logging.getLogger(__name__)
 BATCH = 64  # samples a network call: one shape, so one compilation
-OBJECTS_PER_SHARD = 64  # of a dataset: what a kill can cost
 
 
 @dataclass(frozen=True)
@@ -62,38 +57,75 @@ def sample_seeds(
 
 def sample_latents(
     base: Base,
-    params: Mapping,
-    conditions: Float[np.ndarray, "N S D"],
-    seeds: np.ndarray,
+    params: Mapping | Sequence[Mapping],
+    conditions: Float[np.ndarray, "M S D"],
+    draws: np.ndarray,
     *,
     lora: LoRAConfig | None = None,
     sampler: SamplerConfig | None = None,
+    execution: Execution | None = None,
     batch: int = BATCH,
+    groups: Sequence[int] | None = None,
     progress: Progress | None = None,
 ) -> Float[np.ndarray, "N C r r r"]:
-    """Latents of N draws.
+    """Latents of N draws, as many of each of M conditions, condition after condition.
 
     Args:
-      params: the flow's; `base.flow_params`, or with LoRA leaves and then `lora`.
-      seeds: (N,) noise seeds in [0, 2^31).
+      params: the flow's; `base.flow_params`, or with LoRA leaves and then `lora`. Or one copy for
+        each device, see `batches.copies`.
+      draws: (N,) noise seeds in [0, 2^31), or (N, C, r, r, r) the noise itself.
+      execution: how the transformer is carried out; fp32 by default.
+      batch: samples a network call.
+      groups: numbers of consecutive conditions whose draws share no batch with others'.
       progress: called with the number of samples that have just finished.
+
+    Raises:
+      ValueError: the draws are not as many for each condition.
     """
-    run = _sampler(base.flow_config, lora, sampler or base.sampler)
-    rows = np.asarray(conditions), np.asarray(seeds, np.uint32)
-    return batches.run(functools.partial(run, params), *rows, size=batch, progress=progress)
+    conditions, draws = np.asarray(conditions), np.asarray(draws)
+    each, over = divmod(len(draws), max(1, len(conditions)))
+    if over:
+        raise ValueError(
+            f"{len(draws)} draws of {len(conditions)} conditions, expected as many of each"
+        )
+    # Draws of one condition go together as far as a batch holds them: they share keys and values.
+    together = max(n for n in range(1, max(1, min(each, batch)) + 1) if each % n == 0)
+    rows = draws.reshape(-1, together, *draws.shape[1:])
+    parts = each // together
+    if parts > 1:
+        conditions = conditions.repeat(parts, axis=0)
+        groups = None if groups is None else [parts * count for count in groups]
+    run = _sampler(base.flow_config, lora, sampler or base.sampler, execution or Execution())
+    found = batches.run(
+        [functools.partial(run, one) for one in _listed(params)],
+        conditions,
+        rows if np.issubdtype(rows.dtype, np.floating) else rows.astype(np.uint32),
+        size=max(1, batch // together),
+        groups=groups,
+        progress=progress and (lambda count: progress(count * together)),
+    )
+    return found.reshape(-1, *found.shape[2:])
 
 
 def decode(
     base: Base,
     latents: Float[np.ndarray, "N C r r r"],
     *,
+    params: Sequence[Mapping] | None = None,
     batch: int = BATCH,
+    groups: Sequence[int] | None = None,
     progress: Progress | None = None,
 ) -> Float[np.ndarray, "N R R R"]:
-    """Occupancy logits of latents."""
+    """Occupancy logits of latents.
+
+    Args:
+      params: copies of the decoder's, one for each device; by default `base.decoder_params`.
+      batch, groups, progress: as in `batches.run`.
+    """
     run = _decoder(base.decoder_config)
-    decoded = functools.partial(run, base.decoder_params)
-    return batches.run(decoded, np.asarray(latents), size=batch, progress=progress)
+    functions = [functools.partial(run, one) for one in params or [base.decoder_params]]
+    rows = np.asarray(latents)
+    return batches.run(functions, rows, size=batch, groups=groups, progress=progress)
 
 
 def label(
@@ -110,80 +142,28 @@ def label(
     return Labelled(logits, rest, margin)
 
 
-def write_dataset(
-    base: Base,
-    prompts: Prompts,
-    out: Path,
-    protocol: sim_mjx.Protocol,
-    *,
-    samples: int,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> None:
-    """Sample each prompt `samples` times, label, and append to the dataset folder `out`.
-
-    Objects that the folder already holds are skipped, so a killed call is simply repeated.
-
-    Raises:
-      UsageError: the folder was begun with other settings.
-    """
-    settings: dict[str, Any] = {
-        "base": base.name,
-        "base_sha256": base.sha256,
-        "protocol": protocol.hash(),
-        "sampler": asdict(base.sampler),
-        "seed": seed,
-    }
-    writer = DatasetWriter(out, settings)
-    done = {(name, view) for name, view, _ in writer.keys}
-    keys = zip(prompts.objects.tolist(), prompts.views.tolist(), strict=True)
-    todo = np.array([key not in done for key in keys])
-    if progress and not todo.all():
-        progress(int((~todo).sum()) * samples)
-    todo = prompts[np.flatnonzero(todo)]
-    for start in range(0, len(todo), OBJECTS_PER_SHARD):
-        part = todo[start : start + OBJECTS_PER_SHARD]
-        rows = np.repeat(np.arange(len(part)), samples)
-        number = np.tile(np.arange(samples), len(part))
-        seeds = sample_seeds(part, rows, number, seed)
-        latents = sample_latents(base, base.flow_params, part.conditions[rows], seeds)
-        labelled = label(decode(base, latents), protocol)
-        rest = labelled.rest
-        writer.append(
-            {
-                "object": part.objects[rows],
-                "view": part.views[rows],
-                "sample": number,
-                "seed": seeds,
-                "condition_row": rows,
-                "tilt_deg": rest.tilt_deg,
-                "rotation_deg": rest.rotation_deg,
-                "status": rest.status.astype(str),
-                "margin_deg": labelled.margin_deg,
-                "stable": rest.stable(protocol),
-                "protocol": np.full(len(rows), protocol.hash()),
-                "engine": np.full(len(rows), f"mjx {metadata.version('mujoco-mjx')} slim"),
-            },
-            latents,
-            part.conditions,
-        )
-        if progress:
-            progress(len(rows))
-    writer.finish()
+def _listed(params: Mapping | Sequence[Mapping]) -> Sequence[Mapping]:
+    return [params] if isinstance(params, Mapping) else params
 
 
 @functools.cache
-def _sampler(config, lora: LoRAConfig | None, sampler: SamplerConfig) -> Callable:
+def _sampler(
+    config, lora: LoRAConfig | None, sampler: SamplerConfig, execution: Execution
+) -> Callable:
     shape = (config.in_channels, *(config.resolution,) * 3)
 
     @jax.jit
-    def run(params: dict, cond: jax.Array, seeds: jax.Array) -> jax.Array:
-        noise = jax.vmap(lambda s: jax.random.normal(jax.random.key(s), shape))(seeds)
+    def run(params: dict, cond: jax.Array, draws: jax.Array) -> jax.Array:
+        """(g,S,D) conditions with (g,n) seeds or (g,n,C,r,r,r) noise -> (g,n,C,r,r,r)."""
+        noise = draws.reshape(-1, *draws.shape[2:])
+        if not jnp.issubdtype(draws.dtype, jnp.floating):
+            noise = jax.vmap(lambda s: jax.random.normal(jax.random.key(s), shape))(noise)
 
-        def velocity(x: jax.Array, t: jax.Array, c: jax.Array) -> jax.Array:
-            return apply_flow(config, params, x, t, c, lora=lora)
+        def velocity(x: jax.Array, t: jax.Array, c: Any) -> jax.Array:
+            return apply_flow(config, params, x, t, c, lora=lora, execution=execution)
 
-        return sample(velocity, noise, flow_context(config, params, cond, lora=lora), sampler)
+        context = flow_context(config, params, cond, lora=lora, execution=execution)
+        return sample(velocity, noise, context, sampler).reshape(*draws.shape[:2], *shape)
 
     return run
 

@@ -64,7 +64,7 @@ def flow_error(
     x0: Float[Array, "B C R R R"],
     eps: Float[Array, "B C R R R"],
     t: Float[Array, " B"],
-    cond: Float[Array, "B S D"],
+    cond: Float[Array, "G S D"],
 ) -> Float[Array, " B"]:
     """Mean squared error of the velocity for each sample, reduced in fp32."""
     predicted = velocity(flow.interpolate(x0, eps, t), t, cond)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dso_jax import flow
+from dso_jax.models import Context
 
-Velocity = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+Condition = jax.Array | Context
+Velocity = Callable[[jax.Array, jax.Array, Any], jax.Array]
 
 
 @dataclass(frozen=True)
@@ -44,17 +47,20 @@ class SamplerConfig:
 def sample(
     velocity: Velocity,
     noise: Float[Array, "B C R R R"],
-    cond: Float[Array, "B S D"],
+    cond: Float[Array, "G S D"] | Context,
     config: SamplerConfig,
 ) -> Float[Array, "B C R R R"]:
     """Integrate from noise (t = 1) to data (t = 0).
 
-    Guided steps run one call on the doubled batch [cond; zeros]; the others one plain call.
-    Consecutive steps of one kind share one `lax.scan`, so the network is traced at most
-    once a run of steps.
+    Guided steps run one call on the doubled batch [x; x], whose second half has a condition of
+    zeros; the others one plain call. Consecutive steps of one kind share one `lax.scan`, so the
+    network is traced at most once a run of steps.
 
     Args:
-      velocity: (x, t (B,), cond) -> v.
+      velocity: (x, t (B,), cond) -> v, as `models.apply_flow`.
+      cond: of G images with B / G samples each, side by side; or their `models.flow_context`, with
+        which every step is cheaper: keys and values exist already, and the unconditional half needs
+        no cross-attention.
     """
     times = flow.timesteps(config.steps, config.rescale_t)
     weight = config.guidance_weight
@@ -63,11 +69,8 @@ def sample(
         return velocity(x, jnp.full(x.shape[0], t, x.dtype), cond)
 
     def guided(x: jax.Array, t: jax.Array) -> jax.Array:
-        both = velocity(
-            jnp.concatenate([x, x]),
-            jnp.full(2 * x.shape[0], t, x.dtype),
-            jnp.concatenate([cond, jnp.zeros_like(cond)]),
-        )
+        times = jnp.full(2 * x.shape[0], t, x.dtype)
+        both = velocity(jnp.concatenate([x, x]), times, _beside_zeros(cond, x.shape[0]))
         conditional, unconditional = jnp.split(both, 2)
         return (1 + weight) * conditional - weight * unconditional
 
@@ -79,3 +82,10 @@ def sample(
         pairs = jnp.asarray(np.stack([times[run], times[run + 1]], 1), x.dtype)
         x, _ = jax.lax.scan(lambda x, p: (x - (p[0] - p[1]) * field(x, p[0]), None), x, pairs)  # noqa: B023
     return x
+
+
+def _beside_zeros(cond: Condition, rows: int) -> Condition:
+    """The condition of a batch followed by as many samples without one."""
+    if isinstance(cond, Context):
+        return cond.with_unconditional(rows)
+    return jnp.concatenate([cond, jnp.zeros_like(cond)])

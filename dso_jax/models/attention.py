@@ -1,23 +1,54 @@
-"""Which attention implementation runs here: a probe with a logged fallback."""
+"""Which attention implementation runs here (a probe with a logged fallback), and the call of it."""
 
 import functools
 import logging
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
 
 log = logging.getLogger(__name__)
 BACKENDS = ("xla", "cudnn")
 
 
+def attend(
+    q: Float[Array, "G L H d"],
+    k: Float[Array, "G S H d"],
+    v: Float[Array, "G S H d"],
+    backend: str,
+    tokens: int | None = None,
+) -> Float[Array, "G L H d"]:
+    """softmax(q k / sqrt d) v.
+
+    Args:
+      backend: as `resolve` gives it.
+      tokens: how many of the S keys count, the first ones; the others are padding.
+    """
+    lengths = None
+    if tokens is not None and tokens != k.shape[1]:
+        lengths = jnp.full(k.shape[0], tokens, jnp.int32)
+    out = jax.nn.dot_product_attention(
+        q,
+        k,
+        v,
+        key_value_seq_lengths=lengths,
+        implementation=backend,  # type: ignore[arg-type]
+    )
+    return checkpoint_name(out, "attention")
+
+
 @functools.cache
 def probe(backend: str, dtype: str = "bfloat16") -> str | None:
-    """Run a small forward and backward; None if `backend` works here, else why it does not."""
-    q = jnp.ones((1, 64, 2, 64), dtype)
+    """Run a small forward and backward; None if `backend` works here, else why it does not.
+
+    The keys are fewer than the queries and padded, as those of a condition may be.
+    """
+    q, k = jnp.ones((1, 64, 2, 64), dtype), jnp.ones((1, 32, 2, 64), dtype)
 
     def loss(q: jax.Array) -> jax.Array:
-        out = jax.nn.dot_product_attention(q, q, q, implementation=backend)  # type: ignore[arg-type]
-        return out.astype(jnp.float32).sum()
+        out = attend(q, k, k, backend, tokens=22)
+        return (out + attend(q, q, q, backend)).astype(jnp.float32).sum()
 
     try:
         with jax.ensure_compile_time_eval():

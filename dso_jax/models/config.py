@@ -1,6 +1,9 @@
 """Sizes of the models: what a TRELLIS model `.json` holds, DINOv2, and the embedded toybox."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+from dso_jax.models import remat as remat_policies
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,42 @@ class LoRAConfig:
     @property
     def scale(self) -> float:
         return self.alpha / self.rank
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How the flow transformer is carried out; none of it changes what is computed beyond rounding.
+
+    Which choice is fast depends on the GPU: `benchmarks/gpu_hlo.py` estimates, `benchmarks/run.py`
+    times.
+    """
+
+    attention: Literal["auto", "xla", "cudnn"] = "auto"
+    """Attention kernel; `auto` tries cuDNN on a GPU and falls back with a line in the log."""
+    remat: str = "none"
+    """What the backward pass keeps of each block, and what it computes again: `none` (keeps all),
+    `products` (all but norms, modulation and GELU), `dots`, `attention`, `full` (keeps the block's
+    input alone), or names joined by + from qkv, context, attention, stream, mlp."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the transformer's torso; adapter, optimizer, norms and losses are always float32."""
+    unroll: int = 1
+    """Blocks that a turn of the loop over them runs; as many as there are leaves no loop: faster,
+    but it compiles for minutes."""
+    projections: Literal["fused", "split"] = "fused"
+    """Queries, keys and values from one product and cut apart, or from a product each."""
+    lora_product: Literal["beside", "joined"] = "beside"
+    """x W and x A as two products, or as one by [W A]."""
+    pad_condition: int = 1
+    """Condition tokens are filled up to a multiple of this, and masked."""
+
+    def __post_init__(self) -> None:
+        remat_policies.check(self.remat)
+        for name in ("unroll", "pad_condition"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+PLAIN = Execution()  # the defaults: fp32, everything kept, nothing unrolled
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""Layers the TRELLIS models share: linears with a LoRA branch, norms, attention, stacking.
+"""Layers the TRELLIS models share: linears with a LoRA branch, norms, stacking.
 
-Shapes: B batch, L query tokens, S key tokens, H heads, D width, R LoRA rank, N stacked blocks.
+Shapes: B batch, L tokens, H heads, D width, R LoRA rank, N stacked blocks.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 from flax import nnx, traverse_util
+from jax.ad_checkpoint import checkpoint_name
 
 from dso_jax.models.config import LoRAConfig
 
@@ -44,21 +45,42 @@ class Linear(nnx.Linear):
         dtype: Dtype,
         rngs: nnx.Rngs,
         lora: LoRAConfig | None = None,
+        joined: bool = False,
         zero: bool = False,
     ):
         init = nnx.initializers.zeros if zero else nnx.initializers.xavier_uniform()
         super().__init__(in_features, out_features, dtype=dtype, kernel_init=init, rngs=rngs)
-        self.lora_scale = lora.scale if lora else 0.0
+        self.lora_scale, self.joined = lora.scale if lora else 0.0, joined
         if lora:
             a, b = init_lora(rngs.params(), (in_features, out_features), lora.rank)
             self.lora_A, self.lora_B = nnx.Param(a), nnx.Param(b)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = super().__call__(x)
+        return self._joined(x) if self.joined and self.lora_scale else self.parts(x, 1)[0]
+
+    def parts(self, x: jax.Array, count: int) -> list[jax.Array]:
+        """The output's `count` blocks of columns, each from a product of its own."""
+        assert self.bias is not None
+        kernel, bias, x = (jnp.asarray(p, self.dtype) for p in (self.kernel, self.bias, x))
+        width = self.out_features // count
+        blocks = [slice(i * width, (i + 1) * width) for i in range(count)]
+        y = [x @ kernel[:, block] + bias[block] for block in blocks]
         if self.lora_scale:
-            a, b = (w[...].astype(y.dtype) for w in (self.lora_A, self.lora_B))
-            y = y + ((x.astype(y.dtype) @ a) @ b) * self.lora_scale
+            a, b = (jnp.asarray(p, self.dtype) for p in (self.lora_A, self.lora_B))
+            low = x @ a
+            y = [
+                y + (low @ b[:, block]) * self.lora_scale
+                for y, block in zip(y, blocks, strict=True)
+            ]
         return y
+
+    def _joined(self, x: jax.Array) -> jax.Array:
+        """As `parts(x, 1)`, with x [W A] in one product, so that x is read once."""
+        assert self.bias is not None
+        leaves = (self.kernel, self.bias, self.lora_A, self.lora_B, x)
+        kernel, bias, a, b, x = (jnp.asarray(leaf, self.dtype) for leaf in leaves)
+        y, low = jnp.split(x @ jnp.concatenate([kernel, a], 1), [self.out_features], -1)
+        return y + bias + (low @ b) * self.lora_scale
 
 
 class Mlp(nnx.Module):
@@ -74,7 +96,8 @@ class Mlp(nnx.Module):
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.mlp["2"](nnx.gelu(self.mlp["0"](x), approximate=True))
+        hidden = checkpoint_name(self.mlp["0"](x), "mlp")
+        return self.mlp["2"](nnx.gelu(hidden, approximate=True))
 
 
 class Float32LayerNorm(nnx.LayerNorm):
@@ -93,64 +116,6 @@ class Float32LayerNorm(nnx.LayerNorm):
 
     def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]
         return super().__call__(x.astype(jnp.float32)).astype(x.dtype)
-
-
-class MultiHeadRMSNorm(nnx.Module):
-    """x / max(|x|, 1e-12) * gamma * sqrt(d) a head, in fp32: unit length, not unit mean square."""
-
-    def __init__(self, num_heads: int, head_dim: int):
-        self.gamma = nnx.Param(jnp.ones((num_heads, head_dim)))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x32 = x.astype(jnp.float32)
-        # rsqrt of the clamped square keeps the gradient finite at x = 0.
-        inverse = jax.lax.rsqrt(jnp.maximum(jnp.sum(x32**2, -1, keepdims=True), 1e-24))
-        return (x32 * inverse * self.gamma[...] * x.shape[-1] ** 0.5).astype(x.dtype)
-
-
-class Attention(nnx.Module):
-    """Multi-head attention: self (one `to_qkv`) or cross (`to_q`, and `to_kv` of the condition)."""
-
-    def __init__(
-        self,
-        width: int,
-        num_heads: int,
-        *,
-        context_width: int | None = None,
-        qk_rms_norm: bool,
-        lora: LoRAConfig | None,
-        backend: str,
-        dtype: Dtype,
-        rngs: nnx.Rngs,
-    ):
-        def linear(name: str, fan_in: int, fan_out: int) -> Linear:
-            adapt = lora if lora and name in lora.targets else None
-            return Linear(fan_in, fan_out, dtype=dtype, lora=adapt, rngs=rngs)
-
-        self.num_heads, self.backend, self.cross = num_heads, backend, context_width is not None
-        if context_width is None:
-            self.to_qkv = linear("to_qkv", width, 3 * width)
-        else:
-            self.to_q = linear("to_q", width, width)
-            self.to_kv = linear("to_kv", context_width, 2 * width)
-        self.has_norm = qk_rms_norm
-        if qk_rms_norm:
-            self.q_rms_norm = MultiHeadRMSNorm(num_heads, width // num_heads)
-            self.k_rms_norm = MultiHeadRMSNorm(num_heads, width // num_heads)
-        self.to_out = linear("to_out", width, width)
-
-    def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
-        """x (B,L,D), context (B,S,D') -> (B,L,D)."""
-        if self.cross:
-            assert context is not None
-            (q,) = split_heads(self.to_q(x), 1, self.num_heads)
-            k, v = split_heads(self.to_kv(context), 2, self.num_heads)
-        else:
-            q, k, v = split_heads(self.to_qkv(x), 3, self.num_heads)
-        if self.has_norm:
-            q, k = self.q_rms_norm(q), self.k_rms_norm(k)
-        out = jax.nn.dot_product_attention(q, k, v, implementation=self.backend)  # type: ignore[arg-type]
-        return self.to_out(out.reshape(x.shape))
 
 
 def split_heads(x: jax.Array, parts: int, num_heads: int) -> list[jax.Array]:

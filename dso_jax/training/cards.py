@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 from dso_jax.errors import UsageError
 from dso_jax.models import FlowConfig
+from dso_jax.models import remat as remat_policies
 
 GIB = 2**30
 USABLE = 0.9  # of a card's memory; the rest is the driver's, NCCL's and fragmentation
 EFFICIENCY = 0.4  # of the peak, as on the H200: 390 of 989 TFLOP/s
-KEPT = {"none": 47, "dots": 13, "full": 1}  # units a block and sample; dots from their shapes
 WORKSPACE = 32  # units a sample: the block whose turn it is
 
 
@@ -53,7 +53,7 @@ def find(name: str) -> Card:
 def sample_bytes(flow: FlowConfig, remat: str, itemsize: int) -> int:
     """Memory that one more sample takes while the step runs."""
     unit = flow.num_tokens * flow.model_channels * itemsize
-    return unit * (KEPT[remat] * flow.num_blocks + WORKSPACE)
+    return int(unit * (remat_policies.kept(remat) * flow.num_blocks + WORKSPACE))
 
 
 def seconds(card: Card, flops: float, devices: int) -> float:

@@ -1,5 +1,8 @@
 """Floating-point operations of a traced program, counted where they are: in its matrix products.
 
+Those inside cuDNN's attention count too: two forward, and five backward, which makes the scores a
+second time.
+
 The compiler's cost analysis counts the body of a loop once, however often it turns, and so a
 scanned transformer as one block. Here a scan counts as often as it turns.
 """
@@ -12,6 +15,10 @@ from typing import Any
 
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from dso_jax.models.remat import FLASH_FORWARD
+
+FLASH_PRODUCTS = {FLASH_FORWARD: 2, "dot_product_attention_bwd_wrapper": 5}
 
 
 def count(function: Callable, *arguments: Any) -> int:
@@ -30,6 +37,13 @@ def _count(jaxpr: Jaxpr) -> int:
             left = eqn.invars[0].aval.shape  # type: ignore[attr-defined]
             depth = math.prod(left[axis] for axis in contracted)
             total += 2 * depth * math.prod(eqn.outvars[0].aval.shape)  # type: ignore[attr-defined]
+        if eqn.primitive.name in FLASH_PRODUCTS:
+            (batch, queries, heads, width), (_, keys, *_) = (
+                var.aval.shape  # type: ignore[attr-defined]
+                for var in eqn.invars[:2]
+            )
+            product = 2 * batch * heads * queries * keys * width
+            total += FLASH_PRODUCTS[eqn.primitive.name] * product
         inner = [_count(sub) for sub in _subprograms(eqn.params)]
         if eqn.primitive.name == "cond":  # one of its branches runs
             total += max(inner)

@@ -80,11 +80,9 @@ def compare(policy: Velocity, reference: Velocity, groups: Groups) -> Comparison
 
 
 def _rows(groups: Groups) -> tuple[jax.Array, ...]:
-    """x, eps, t and cond with a row for every member."""
+    """x, eps and t with a row for every member; cond, which the members share, with one a group."""
     x, eps = (leaf.reshape(-1, *leaf.shape[2:]) for leaf in (groups.x, groups.eps))
-    members = groups.x.shape[1]
-    t, cond = (jnp.repeat(leaf, members, axis=0) for leaf in (groups.t, groups.cond))
-    return x, eps, t, cond
+    return x, eps, jnp.repeat(groups.t, groups.x.shape[1], axis=0), groups.cond
 
 
 def objective(

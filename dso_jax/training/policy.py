@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from dso_jax.config import Config
 from dso_jax.errors import UsageError
-from dso_jax.models import FlowConfig, LoRAConfig, apply_flow, lora
+from dso_jax.models import Execution, FlowConfig, LoRAConfig, apply_flow, lora
 from dso_jax.training import sharding
 
 Velocity = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -38,19 +38,17 @@ class Policy:
     Attributes:
         flow: the transformer's shape.
         lora: the adapter; None when weights of the base train without one.
-        remat, attention, dtype: as in `SystemConfig`.
+        execution: how it is carried out.
         mesh: over which the weights may be spread; None if they are not.
     """
 
     flow: FlowConfig
     lora: LoRAConfig | None
-    remat: str
-    attention: str
-    dtype: str
+    execution: Execution
     mesh: Mesh | None = None
 
     def velocity(self, trainable: dict, weights: Weights) -> Velocity:
-        """(x (B,C,R,R,R), t (B,), cond (B,S,D)) -> v, by the policy."""
+        """(x (B,C,R,R,R), t (B,), cond (G,S,D)) -> v, by the policy; B / G samples an image."""
         return self._apply(lora.combine(trainable, weights.frozen), self.lora)
 
     def reference(self, weights: Weights) -> Velocity:
@@ -67,9 +65,7 @@ class Policy:
                 t,
                 cond,
                 lora=adapter,
-                remat=self.remat,
-                attention=self.attention,
-                dtype=jnp.dtype(self.dtype),
+                execution=self.execution,
                 gather=sharding.gather(self.mesh),
             )
 
@@ -112,8 +108,7 @@ def build(
         _cast_blocks(frozen, system.dtype),
         _cast_blocks(params, system.dtype) if trains_base else None,
     )
-    policy = Policy(base.flow_config, adapter, system.remat, system.attention, system.dtype, mesh)
-    return policy, trainable, weights
+    return Policy(base.flow_config, adapter, system.execution, mesh), trainable, weights
 
 
 def _cast_blocks(params: dict, dtype: str) -> dict:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -73,13 +73,40 @@ def describe(trainable: dict, weights: Weights) -> str:
     return f"{counts[0]:,} of {sum(counts):,} parameters train ({share:.2f} %)"
 
 
-def compile_all(*functions: Any, arguments: tuple) -> list[Callable]:
-    """Compile jitted functions of the same arguments now, and say how long it took."""
+def compile_all(*functions: Any, arguments: tuple, options: Sequence[str] = ()) -> list[Callable]:
+    """Compile jitted functions of the same arguments now, and say how long it took.
+
+    Args:
+        options: of the compiler, as `system.xla`.
+
+    Raises:
+        UsageError: an option that the compiler does not know.
+    """
     start = time.monotonic()
+    chosen = compiler_options(options)
     logger.info("compiling (kept in the compilation cache for the next run) ...")
-    compiled = [function.lower(*arguments).compile() for function in functions]
+    try:
+        compiled = [function.lower(*arguments).compile(chosen) for function in functions]
+    except jax.errors.JaxRuntimeError as error:
+        if not chosen or "option" not in str(error):
+            raise
+        raise UsageError(f"system.xla: {str(error).splitlines()[0]}") from None
     logger.info("compiled in %.1f s", time.monotonic() - start)
     return compiled
+
+
+def compiler_options(options: Sequence[str]) -> dict[str, bool | str]:
+    """`name=value` each -> what `jax.stages.Lowered.compile` takes.
+
+    Raises:
+        UsageError: one without name or value.
+    """
+    pairs = [option.partition("=") for option in options]
+    for option, (name, _, value) in zip(options, pairs, strict=True):
+        if not name or not value or name.startswith("-"):
+            raise UsageError(f"system.xla: {option!r}: expected name=value, without dashes")
+    truth = {"true": True, "false": False}
+    return {name: truth.get(value.lower(), value) for name, _, value in pairs}
 
 
 def samples_per_step(config: Config) -> int:

@@ -12,8 +12,9 @@ import pytest
 from flax import nnx
 
 from dso_jax import sampler
-from dso_jax.models import LoRAConfig, apply_flow, layers, lora
-from dso_jax.models.transformer import SparseStructureFlow, patchify, position_embedding
+from dso_jax.models import LoRAConfig, apply_flow, layers, lora, multihead
+from dso_jax.models.embedding import patchify, position_embedding
+from dso_jax.models.transformer import SparseStructureFlow
 from tests.models.comparison import FAST_COMPILE, FORWARD, GRADIENT, TRAJECTORY, difference
 from tests.models.sizes import FLOWS, arguments
 from weight_port import from_torch
@@ -103,6 +104,10 @@ def stages(config, params, inputs_of):
         block = nnx.merge(graphdef, jax.tree.map(lambda leaf, i=index: leaf[i], stack))
         ours |= {f"blocks.{index}.{part}": getattr(block, part) for part in PARTS}
         ours[f"blocks.{index}"] = block
+        for path in (f"blocks.{index}.cross_attn", f"blocks.{index}"):  # theirs take the condition
+            *others, cond = inputs_of[path]
+            context = block.cross_attn.context(cond, cond.shape[1])
+            inputs_of = {**inputs_of, path: [*others, context]}
     return {path: layer(*inputs_of[path]) for path, layer in ours.items()}
 
 
@@ -123,7 +128,7 @@ def test_epsilons():
 
     norm = MultiHeadRMSNorm(width // heads, heads)
     tiny = np.float32(1e-9) * x.reshape(2, 5, heads, -1)  # around the clamp at a length of 1e-12
-    ours, back = jax.vjp(layers.MultiHeadRMSNorm(heads, width // heads), jnp.asarray(tiny))
+    ours, back = jax.vjp(multihead.MultiHeadRMSNorm(heads, width // heads), jnp.asarray(tiny))
     assert difference(ours, norm(torch.from_numpy(tiny)).detach()) <= FORWARD
     assert jnp.isfinite(back(jnp.ones_like(ours))[0]).all()
 
