@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import math
 import random
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from benchmarks import garbage
+from benchmarks import garbage, garbage_job
 from sim_mjx import Protocol
 from sim_mjx.prepare_one import Preparer
+from sim_mjx.task import SCHEMA
 
 REASONS = {"", "empty", "flat", "nan_vertices", "not_a_mesh", "too_large", "too_many_faces"}
 WORDS = (b"\xff\xff\xff\x7f", b"\0\0\0\0", b"9999", b"nan ", b"-1  ", b"\0\0\x80\x7f", b"1e39")
@@ -62,3 +67,38 @@ def test_every_file_gives_its_row(tmp_path, monkeypatch):
     assert cold.fallbacks > 0
     warm = garbage.run(planted, 0, tmp_path / "cache")
     assert (warm.reasons, warm.wrong) == (cold.reasons, [])
+
+
+def test_a_row_that_is_not_as_planted_is_named(tmp_path):
+    good = {"status": "rest", "stable": True, "tilt_deg": 0.1, "rotation_deg": 0.1, "mass": 2.0}
+    bad = {"status": "invalid", "reason": "flat"}
+    spoil = [{}, {"tilt_deg": None}, {"mass": math.inf}, {"stable": None}, {"reason": "flat"}]
+    rows = [{**good, **change} for change in spoil] + [bad, {**bad, "reason": "empty"}]
+    rows += [{**bad, "stable": False}]
+    planted = [(tmp_path / f"{i}.obj", "", "") for i in range(5)]
+    planted += [(tmp_path / f"{i}.obj", "flat.obj", "flat") for i in (5, 6, 7)]
+    for number, (row, (path, _, _)) in enumerate(zip(rows, planted, strict=True)):
+        row |= {"path": str(path), "sha256": str(number), "adjudicated": False}
+    table = tmp_path / "labels.parquet"
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), table)
+    found = garbage_job.verdict(table, planted)
+    named = {line.split(".obj")[0].rsplit("/")[-1] for line in found["wrong"]}
+    assert named == {"1", "2", "3", "4", "6", "7"}
+    assert found["reasons"] == {"": 4, "flat": 3, "empty": 1}
+    short = garbage_job.verdict(table, [*planted, planted[0]])
+    assert "8 rows for 9 files" in short["wrong"]
+
+
+@pytest.mark.slow
+def test_the_job_over_garbage_goes_on_and_is_right(tmp_path, monkeypatch):
+    monkeypatch.setattr(garbage, "BAD_SHARE", 0.2)
+    command = ["--simulate", "--files", "150", "--workers", "1", "--folder", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["garbage.py", *command, "--out", str(tmp_path / "out.json")])
+    assert garbage.main() == 0
+    first = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert (first["rows"], first["runs"][0]["files"]) == (150, 150)
+    assert first["kinds_of_bad_files"] > 8
+    assert first["runs"][0]["resident_mib_after_files"]
+    assert garbage.main() == 0  # finished: nothing is simulated again
+    again = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert (again["reasons"], again["runs"]) == (first["reasons"], first["runs"])
