@@ -2,50 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 Progress = Callable[[int], None]
+Function = Callable[..., jax.Array]
 
 
 def run(
-    function: Callable[..., jax.Array],
+    functions: Function | Sequence[Function],
     *arrays: np.ndarray,
     size: int,
+    groups: Sequence[int] | None = None,
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """`function` of the rows of `arrays`, `size` at a time; its results on the host.
+    """A function of the rows of `arrays`, `size` at a time; its results on the host.
 
-    The last batch repeats its last row. One batch is in flight while the one before is copied.
+    The last batch of a group repeats its last row. One batch a function is in flight while those
+    before are copied. What shares a batch, and where in it a row is, may decide the last bits of
+    its result; with groups, neither depends on the other groups or on the number of functions.
 
     Args:
-      function: of one array of `size` rows for each of `arrays`, to an array of as many rows.
+      functions: one, of one array of `size` rows for each of `arrays`, to an array of as many rows;
+        or one for each device, that take batches in turn: see `copies`.
+      groups: numbers of consecutive rows that share no batch with others; by default all may.
       progress: called with the number of rows that have just finished.
 
     Raises:
       ValueError: there are no rows, so nobody knows the shape of the result.
     """
-    if not len(arrays[0]):
+    count = len(arrays[0])
+    if not count:
         raise ValueError("nothing to do: no samples were asked for")
+    functions = [functions] if callable(functions) else functions
     results: list[np.ndarray] = []
 
-    def collect(count: int, value: jax.Array) -> None:
-        results.append(np.asarray(value)[:count])
+    def collect(rows: int, value: jax.Array) -> None:
+        results.append(np.asarray(value)[:rows])
         if progress:
-            progress(count)
+            progress(rows)
 
-    waiting: tuple[int, jax.Array] | None = None
-    for start in range(0, len(arrays[0]), size):
-        parts = [array[start : start + size] for array in arrays]
-        count = len(parts[0])
-        filled = [np.concatenate([p, np.repeat(p[-1:], size - count, axis=0)]) for p in parts]
-        value = function(*map(jnp.asarray, filled))
-        if waiting:
-            collect(*waiting)
-        waiting = (count, value)
-    assert waiting
-    collect(*waiting)
+    waiting: deque[tuple[int, jax.Array]] = deque()
+    ends = np.cumsum(groups if groups is not None else [count]).tolist()
+    starts = [0, *ends[:-1]]
+    edges = [
+        (first, min(first + size, end))
+        for start, end in zip(starts, ends, strict=True)
+        for first in range(start, end, size)
+    ]
+    for turn, (first, last) in enumerate(edges):
+        parts = [array[first:last] for array in arrays]
+        missing = size - (last - first)
+        filled = [np.concatenate([p, np.repeat(p[-1:], missing, axis=0)]) for p in parts]
+        value = functions[turn % len(functions)](*map(jnp.asarray, filled))
+        waiting.append((last - first, value))
+        if len(waiting) > len(functions):
+            collect(*waiting.popleft())
+    while waiting:
+        collect(*waiting.popleft())
     return np.concatenate(results)
+
+
+def copies(tree: Any, devices: Sequence[Any]) -> list[Any]:
+    """A copy of parameters on each device; what a function computes follows its parameters."""
+    return [jax.device_put(tree, device) for device in devices]

@@ -11,11 +11,6 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections import deque
-from collections.abc import Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +19,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dso_jax.background import Remover
 from dso_jax.errors import UsageError
-from sim_mjx.drop import cores
 
 SIZE = 518  # edge of a prepared image: 37 patches of 14
 MAX_PIXELS = 89_478_485  # a file may hold: where Pillow begins to suspect a decompression bomb
@@ -46,48 +40,6 @@ _DAMAGE = (
     struct.error,
     zlib.error,
 )
-_AHEAD = 2  # images a worker, so that none waits for a slow consumer's next request
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """One file of `prepare_files`: its pixels, or why there are none.
-
-    Attributes:
-      pixels: (518,518,3), or None where the file cannot be used.
-      error: one line that names the file; empty where there are pixels.
-    """
-
-    path: Path
-    pixels: UInt8[np.ndarray, "518 518 3"] | None
-    error: str = ""
-
-
-def prepare_files(
-    paths: Iterable[Path | str], remover: Remover | None = None, *, workers: int | None = None
-) -> Generator[Prepared, None, None]:
-    """Open and prepare files on a pool of threads; results come in the order of `paths`.
-
-    Decoding and scaling release the interpreter lock, so threads scale with the cores. At most
-    `2 * workers` images are held; a worker needs about 16 bytes a pixel of its file.
-
-    Args:
-      remover: called by several threads at once.
-      workers: threads; by default one for each core this process may use.
-    """
-    workers = workers or cores()
-    todo = iter(paths)
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="images")
-    waiting: deque[Future[Prepared]] = deque()
-    try:
-        while True:
-            for path in islice(todo, _AHEAD * workers - len(waiting)):
-                waiting.append(pool.submit(_prepare_file, Path(path), remover))
-            if not waiting:
-                return
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def open_image(path: Path | str) -> Image.Image:
@@ -133,13 +85,6 @@ def prepare(
         to nothing) is left of the object.
     """
     return _compose(_crop(_cut_out(image, remover, name), name))
-
-
-def _prepare_file(path: Path, remover: Remover | None) -> Prepared:
-    try:
-        return Prepared(path, prepare(open_image(path), remover, name=str(path)))
-    except UsageError as error:
-        return Prepared(path, None, str(error))
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

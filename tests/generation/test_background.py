@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dso_jax import background, images
+from dso_jax import background, image_files, images
 from dso_jax.errors import UsageError
 
 TINY = Path(__file__).parents[1] / "data" / "background" / "tiny_u2net.onnx"
@@ -190,7 +190,7 @@ def test_rembg_that_cannot_load_fails_only_the_images_that_need_it(monkeypatch, 
         if path.stem == "cut":
             picture.putalpha(250)
         picture.save(path)
-    first, cut, last = images.prepare_files(paths, remover, workers=2)
+    first, cut, last = image_files.read_all(paths, image_files.prepared(remover), workers=2)
     assert cut.pixels is not None
     assert first.error == f"{paths[0]}: rembg: cannot load 'u2net' (no route)"
     assert last.error.startswith(f"{paths[2]}: rembg: cannot load")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dso_jax import batches, conditioning, images
+from dso_jax import batches, conditioning, image_files
 from tests.models.comparison import FORWARD, difference
 from tests.models.sizes import DINOV2S, arguments
 from weight_port import from_torch
@@ -73,7 +73,7 @@ def test_prepared_pixels_are_taken_as_they_are(model, params):
 def test_from_a_file_to_its_condition(model, params, tmp_path):
     picture = pictures(1, edge=60, channels=4)[0]
     picture.save(tmp_path / "a.png")
-    (prepared,) = images.prepare_files([tmp_path / "a.png"])
+    (prepared,) = image_files.read_all([tmp_path / "a.png"], image_files.prepared())
     assert prepared.pixels is not None
     ours = conditioning.encode(CONFIG, params, prepared.pixels[None])
     assert difference(ours, reference(model, [Image.fromarray(prepared.pixels)])) <= FORWARD

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dso_jax import images
+from dso_jax import image_files, images
 from dso_jax.errors import UsageError
 from tests.generation.pictures import Keyed, cutout, noise, png16, reference, saved
 
@@ -84,7 +84,7 @@ def test_files_come_in_order_with_their_errors(tmp_path):
         else:
             cutout(40 + i, 50, (4, 4, 30, 30), seed=i).save(path)
         paths.append(path)
-    results = list(images.prepare_files(map(str, paths), workers=3))
+    results = list(image_files.read_all(map(str, paths), image_files.prepared(), workers=3))
     assert [one.path for one in results] == paths
     for i, one in enumerate(results):
         if i % 4 == 2:
@@ -97,15 +97,30 @@ def test_files_come_in_order_with_their_errors(tmp_path):
                 assert np.array_equal(one.pixels, reference(picture))
 
 
+def test_files_are_found_by_name_folder_and_glob(tmp_path):
+    for name in ("b/2.png", "b/1.JPG", "b/notes.txt", "c/3.webp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = image_files.find([str(tmp_path / "c/*"), str(tmp_path), str(tmp_path / "b/notes.txt")])
+    names = [str(path.relative_to(tmp_path)) for path in found]
+    assert names == ["c/3.webp", "b/1.JPG", "b/2.png", "b/notes.txt"]
+    for pattern, message in {"d.png": "no such file", "*.gif": "or match"}.items():
+        with pytest.raises(UsageError, match=message):
+            image_files.find([str(tmp_path / pattern)])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match=r"empty: no image in this folder \(\.png"):
+        image_files.find([str(tmp_path / "empty")])
+
+
 def test_no_paths_no_results():
-    assert list(images.prepare_files([])) == []
+    assert list(image_files.read_all([], image_files.prepared())) == []
 
 
 def test_the_pool_stays_a_few_images_ahead_and_stops_when_left(tmp_path):
     Image.new("RGB", (30, 30)).save(tmp_path / "a.png")
     asked = itertools.count(1)
     endless = (tmp_path / "a.png" for _ in asked)
-    results = images.prepare_files(endless, Keyed(), workers=2)
+    results = image_files.read_all(endless, image_files.prepared(Keyed()), workers=2)
     for _ in range(5):
         assert next(results).pixels is not None
     results.close()
@@ -120,4 +135,4 @@ def test_a_fault_in_a_remover_is_not_taken_for_a_bad_file(tmp_path):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        list(images.prepare_files([path], broken))
+        list(image_files.read_all([path], image_files.prepared(broken)))
