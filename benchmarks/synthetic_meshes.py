@@ -212,7 +212,7 @@ def scattered(random):
 
 
 def nested(random):
-    """A shell around another mesh, which `legacy` volumes count twice."""
+    """A prism in another or through its side: what both fill, `legacy` counts twice."""
     inner = prism(random.integers(4, 10), 0.5, 1.0, (*random.uniform(-0.4, 0.4, 2), 0.3))
     outer = lean(prism(random.integers(3, 8), 1.0, 2.4, top=random.uniform(0.4, 1.3)),
                  *random.uniform(-1.2, 1.2, 2))  # fmt: skip
