@@ -45,6 +45,11 @@ COMMANDS = {
         "one object's card: does it stand, by how much, and what is wrong with its mesh",
         "dso check vase.stl",
     ),
+    "evaluate": Command(
+        "dso_jax.cli.evaluate",
+        "tables, intervals and a report: what stands, at what cost in shape, before and after",
+        "dso evaluate samples/ --truth objects/ --out evaluation",
+    ),
     "train": Command(
         "dso_jax.cli.train",
         "fine-tune a generator on labelled samples with SFT, DPO or DRO",

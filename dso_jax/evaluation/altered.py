@@ -22,24 +22,23 @@ LIMITS = Limits(seconds=120.0)
 def alter(
     name: str,
     paths: Sequence[pathlib.Path],
-    folder: pathlib.Path,
+    files: Sequence[pathlib.Path],
     *,
     up: UpAxis = "auto",
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
-) -> tuple[list[pathlib.Path], np.ndarray]:
+) -> np.ndarray:
     """Writes the changed meshes.
 
     Args:
         name: one of `file_work.CHANGES`.
         paths: meshes.
-        folder: filled with `00000.ply`, ... by row.
+        files: where each goes, `.ply`.
+        up: the meshes' up axis; that of what is written is z.
 
     Returns:
-        The file of each row, and (N,) why it was not written: empty where it was.
+        (N,) why a file was not written: empty where it was.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / f"{row:05d}.ply" for row in range(len(paths))]
     reasons = np.full(len(paths), "", object)
     make = functools.partial(AlterWork, name, up)
     with contextlib.closing(work_on_files(paths, make, workers, LIMITS)) as rows:
@@ -49,4 +48,4 @@ def alter(
                 files[row].write_bytes(made)
             if progress is not None:
                 progress(1)
-    return files, reasons
+    return reasons

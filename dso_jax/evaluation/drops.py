@@ -26,8 +26,8 @@ from sim_mjx.rest import INVALID, MOVING, Rest
 # The paper's angles, radians, and starts at each.
 THETAS = (0.01, 0.02, 0.04, 0.08)
 STARTS = 100
-# Margins in millimetres are those of an object of this height, as `dso sample` writes it.
-HEIGHT_MM = 100.0
+# Margins in millimetres are those of an object with a longest side of so many.
+SIDE_MM = 100.0
 POSE = 7
 
 Progress = Callable[[int], None]
@@ -186,7 +186,5 @@ def _stability(bodies: RigidBody, rest: Rest, protocol: Protocol) -> Columns:
 
 def _millimetres(bodies: RigidBody, margins: Float[np.ndarray, " B"]) -> Float[np.ndarray, " B"]:
     """From the centre of mass's foot to the nearest edge of the support polygon."""
-    height = bodies.body_points()[..., 2]
-    ground = height.min(axis=1)
-    level = np.asarray(bodies.com, np.float64)[:, 2] - ground
-    return np.tan(np.radians(margins)) * level / (height.max(axis=1) - ground) * HEIGHT_MM
+    level = np.asarray(bodies.com, np.float64)[:, 2] - bodies.body_points()[..., 2].min(axis=1)
+    return np.tan(np.radians(margins)) * level / bodies.size() * SIDE_MM

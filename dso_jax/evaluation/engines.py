@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import importlib.util
 from typing import Any
 
@@ -49,8 +50,6 @@ def _sapien() -> Engine:
         raise EngineError(
             f"engine sapien: sapien is not installed; pip install sapien=={SAPIEN_VERSION}"
         )
-    import importlib.metadata
-
     from sim_mjx import sapien_engine
 
     version = importlib.metadata.version("sapien")

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from dso_jax.evaluation import drops
+from dso_jax.evaluation.altered import alter
 from dso_jax.evaluation.drops import Drops
 from dso_jax.evaluation.geometry import Geometry, GeometryConfig, UpAxis
 from dso_jax.evaluation.pairs import compare_files
@@ -72,6 +74,24 @@ class Bench:
             return measure_shapes(part, up=up, workers=self.workers, progress=tell)
 
         return self._blocks(paths, BLOCK, {"work": "shapes", "up": up}, work, title)
+
+    def alter(
+        self, name: str, paths: Sequence[pathlib.Path], up: UpAxis
+    ) -> tuple[list[pathlib.Path], np.ndarray]:
+        """The changed meshes of a baseline, and why there are none; see `altered.alter`."""
+
+        def files(part: Sequence[pathlib.Path]) -> list[pathlib.Path]:
+            digests = [hashlib.sha256(str(path).encode(errors="surrogateescape")) for path in part]
+            return [self.parts.folder / f"{name}-{one.hexdigest()[:20]}.ply" for one in digests]
+
+        def work(part: Sequence[pathlib.Path], tell: Callable[[int], None]) -> Columns:
+            made = files(part)
+            self.parts.folder.mkdir(exist_ok=True)
+            reasons = alter(name, part, made, up=up, workers=self.workers, progress=tell)
+            return {"reason": reasons}
+
+        origin = {"work": name, "up": up}
+        return files(paths), self._blocks(paths, BLOCK, origin, work, name)["reason"]
 
     def geometry(
         self,

@@ -30,7 +30,7 @@ class Parts:
     """
 
     def __init__(self, folder: pathlib.Path) -> None:
-        self._folder = folder
+        self.folder = folder
 
     def get(self, origin: dict[str, Any], work: Callable[[], Columns]) -> Columns:
         """What `work` returns, from the disk if it was done before.
@@ -40,20 +40,20 @@ class Parts:
             work: makes arrays of numbers, truth values or text.
         """
         text = json.dumps(origin, sort_keys=True, default=str)
-        path = self._folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.npz"
+        path = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.npz"
         try:
             with np.load(path, allow_pickle=False) as stored:
                 return dict(stored)
         except (FileNotFoundError, zipfile.BadZipFile):
             pass
         columns = work()
-        self._folder.mkdir(exist_ok=True)
+        self.folder.mkdir(exist_ok=True)
         write_atomic(path, lambda temporary: _write(temporary, columns))
         return columns
 
     def discard(self) -> None:
         """Removes all blocks."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def stamp(paths: Iterable[pathlib.Path]) -> str:

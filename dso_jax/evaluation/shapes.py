@@ -17,7 +17,10 @@ from dso_jax.evaluation.shape import Shape
 from sim_mjx.prepare import Limits, work_on_files
 
 LIMITS = Limits(seconds=120.0)
-FIELDS = tuple(field.name for field in dataclasses.fields(Shape))
+# Field of a shape -> column.
+COLUMNS = {field.name: field.name for field in dataclasses.fields(Shape)} | {
+    "slenderness": "height"
+}
 WATERTIGHT = "watertight"
 
 
@@ -28,15 +31,16 @@ def measure_shapes(
     workers: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Columns:
-    """`Shape`'s fields and `watertight` of every file, each (N,); NaN for what has no shape."""
-    columns = {name: np.full(len(paths), np.nan) for name in (*FIELDS, WATERTIGHT)}
+    """`COLUMNS` and `watertight` of every file, each (N,); NaN for what has no shape."""
+    names = (*COLUMNS.values(), WATERTIGHT)
+    columns = {name: np.full(len(paths), np.nan) for name in names}
     make = functools.partial(ShapeWork, up)
     with contextlib.closing(work_on_files(paths, make, workers, LIMITS)) as rows:
         for row, (_, (_, made, _, _)) in enumerate(rows):
             if made is not None:
                 found, closed = made
-                for name in FIELDS:
-                    columns[name][row] = getattr(found, name)
+                for field, name in COLUMNS.items():
+                    columns[name][row] = getattr(found, field)
                 columns[WATERTIGHT][row] = closed
             if progress is not None:
                 progress(1)
@@ -47,5 +51,5 @@ def shape_of(columns: Columns, row: int) -> Shape | None:
     """The shape in a row of `measure_shapes`, or None."""
     if not np.isfinite(columns["volume"][row]):
         return None
-    values = {name: columns[name][row].item() for name in FIELDS}
+    values = {field: columns[name][row].item() for field, name in COLUMNS.items()}
     return Shape(**{**values, "components": int(values["components"])})

@@ -1,0 +1,65 @@
+"""The tables of the paper's baselines: what flat cuts, best poses and best-of-N would give."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from dso_jax.evaluation import best, distances, summary
+from dso_jax.evaluation.drops import Drops
+from dso_jax.evaluation.file_work import CHANGES
+from dso_jax.evaluation.files import Bench
+from dso_jax.evaluation.geometry import GeometryConfig
+from dso_jax.evaluation.parts import Columns
+
+NAMES = (*CHANGES, best.NAME)
+AS_IS = "as it is"
+
+
+def tables(
+    names: Sequence[str],
+    paths: Sequence[pathlib.Path],
+    truths: Sequence[pathlib.Path | None],
+    columns: Columns,
+    task: Drops,
+    config: GeometryConfig,
+    bench: Bench,
+) -> dict[str, Any]:
+    """Name of a baseline -> its table; `AS_IS` stands first.
+
+    Args:
+        names: of `NAMES`.
+        paths: the meshes.
+        truths: what each should look like. If that is known of none, distances are to the mesh
+            itself: what the change costs.
+        columns: of the meshes as they are.
+        task: how the changed meshes are dropped.
+        config: of the distances.
+        bench: where it is done.
+    """
+    first = dict(columns)
+    if not any(truths):
+        truths = list(paths)
+        first |= distances.columns(paths, truths, config, bench, "geometry of originals")
+    found: dict[str, Any] = {AS_IS: summary.table(first)}
+    # The changed meshes are written z up.
+    turned = dataclasses.replace(config, generated_up="z")
+    for name in names:
+        if name == best.NAME:
+            found |= best.tables(first)
+            continue
+        changed, reasons = bench.alter(name, paths, config.generated_up)
+        dropped = bench.drop(changed, task, f"drop {name}")
+        dropped["reason"] = np.where(reasons == "", dropped["reason"], reasons)
+        given = [None if why else path for path, why in zip(changed, reasons, strict=True)]
+        dropped |= distances.columns(given, truths, turned, bench, f"geometry {name}")
+        dropped["object"] = columns["object"]
+        invalid = dropped["status"] == "invalid"
+        why = collections.Counter(dropped["reason"][invalid]).most_common()
+        found[name] = {**summary.table(dropped), "reasons": dict(why)}
+    return found
