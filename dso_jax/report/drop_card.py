@@ -101,10 +101,12 @@ def _seen_from_above(footing: Footing, others: Mapping[str, np.ndarray]) -> Imag
         ink.polygon(at(footing.corners), fill=GROUND, outline=INK)
     for x, y in at(flat):
         ink.ellipse((x - 3, y - 3, x + 3, y + 3), fill=INK)
-    for names, (x, y) in _apart({name: at(other[None, :2])[0] for name, other in others.items()}):
-        ink.ellipse((x - 4, y - 4, x + 4, y + 4), outline=OTHER, width=2)
-        _write(ink, (round(x) + 9, round(y) - 9), names, OTHER)
     ((x, y),) = at(com[None])
+    places = {name: at(other[None, :2])[0] for name, other in others.items()}
+    for names, (u, v) in _apart(places):
+        if np.hypot(u - x, v - y) > LINE / 2:  # else it is where the cross is
+            ink.ellipse((u - 4, v - 4, u + 4, v + 4), outline=OTHER, width=2)
+            _write(ink, (round(min(u + 9, SIZE - 110)), round(v) - LINE), names, OTHER)
     inside = len(footing.corners) > 2 and _inside(footing.corners, com)
     colour = STANDS if inside else FALLS
     ink.line((x - 9, y, x + 9, y), fill=colour, width=3)

@@ -6,13 +6,11 @@ the file works offline, in a mail, and without a mouse.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib import resources
 from typing import NamedTuple
 
-from dso_jax.report import charts, summary
+from dso_jax.report import charts, html, summary
 from dso_jax.statistics import Interval
 
 # Metric of training -> title of its chart; drawn where a run logged it.
@@ -62,7 +60,6 @@ def render(
     """
     methods = results["methods"]
     colours = {name: index for index, name in enumerate(methods)}
-    css = resources.files("dso_jax.report").joinpath("assets/report.css").read_text("utf-8")
     sections = [
         _headline(results, colours),
         _gallery(gallery, list(methods)),
@@ -71,12 +68,7 @@ def render(
         _seeds(results),
         _origin(results),
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>DSO-JAX: what stands</title><style>{css}</style></head>\n"
-        f"<body><main>{''.join(sections)}</main></body></html>\n"
-    )
+    return html.document("DSO-JAX: what stands", "".join(sections))
 
 
 def title(method: str) -> str:
@@ -114,7 +106,7 @@ def _headline(results: Mapping, colours: Mapping[str, int]) -> str:
         f"<p>{results['samples']} samples of {results['objects']} held-out objects, each dropped "
         "in the simulator. Every method starts from the same noise, so differences are paired; "
         "intervals are bootstraps that resample objects. Fixed: fell before and stands now. "
-        "Broken: the reverse.</p>" + _scroll(_table(head, body), "comparison")
+        "Broken: the reverse.</p>" + html.scroll(html.table(head, body), "comparison")
     )
 
 
@@ -123,7 +115,7 @@ def _gallery(gallery: Sequence[Exhibit], methods: Sequence[str]) -> str:
         return ""
     rows = []
     for exhibit in gallery:
-        prompt = _image(exhibit.prompt, f"condition image of {exhibit.name}", "prompt")
+        prompt = html.image(exhibit.prompt, f"condition image of {exhibit.name}", "prompt")
         cells = "".join(f"<td>{_cell(exhibit, name)}</td>" for name in methods)
         rows.append(f"<tr><td>{prompt}{escape(exhibit.name)}</td>{cells}</tr>")
     head = "".join(
@@ -139,7 +131,7 @@ def _gallery(gallery: Sequence[Exhibit], methods: Sequence[str]) -> str:
         "where it came to rest</label>"
         '<label><input type="radio" name="pose" id="show-start"> as it was put down</label>'
         "</fieldset>"
-        + _scroll(
+        + html.scroll(
             f'<table class="gallery"><thead><tr>{head}</tr></thead>'
             f"<tbody>{''.join(rows)}</tbody></table>",
             "pictures",
@@ -158,8 +150,8 @@ def _cell(exhibit: Exhibit, method: str) -> str:
         word += ", still moving" if cell.status == "moving" else ""
     name = f"{exhibit.name}, {method}"
     return (
-        _image(cell.rest, f"{name}, at rest: {word}", "pose-rest")
-        + _image(cell.start, f"{name}, at the start", "pose-start")
+        html.image(cell.rest, f"{name}, at rest: {word}", "pose-rest")
+        + html.image(cell.start, f"{name}, at the start", "pose-start")
         + f'<span class="{style}">{word}</span>{tilt}'
     )
 
@@ -185,7 +177,7 @@ def _guards(methods: Mapping[str, dict]) -> str:
     return (
         "<h2>Guards</h2><p>Ways to stand that would not count: growing a broad foot, shrinking, "
         "ignoring the image, falling apart, or making nothing at all. Means over all samples, "
-        "and their change from the base.</p>" + _scroll(_table(head, body), "guards")
+        "and their change from the base.</p>" + html.scroll(html.table(head, body), "guards")
     )
 
 
@@ -217,7 +209,7 @@ def _seeds(results: Mapping) -> str:
         for run in results["runs"]
     ]
     head = ["seed", "method", "stand, %", "difference from base, points", "IoU"]
-    return "<h2>Each seed</h2>" + _scroll(_table(head, body), "each seed")
+    return "<h2>Each seed</h2>" + html.scroll(html.table(head, body), "each seed")
 
 
 def _origin(results: Mapping) -> str:
@@ -234,28 +226,6 @@ def _origin(results: Mapping) -> str:
     }
     rows = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in facts.items())
     return f'<h2>What made this</h2><dl class="card">{rows}</dl>'
-
-
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """A table; the cells of `body` are HTML already, and its first column heads the rows."""
-    columns = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
-    rows = "".join(
-        f'<tr><th scope="row">{row[0]}</th>{"".join(f"<td>{cell}</td>" for cell in row[1:])}</tr>'
-        for row in body
-    )
-    return f"<table><thead><tr>{columns}</tr></thead><tbody>{rows}</tbody></table>"
-
-
-def _scroll(content: str, name: str) -> str:
-    """A card that scrolls sideways on a narrow screen, with the keyboard too."""
-    return (
-        f'<div class="card scroll" tabindex="0" role="region" aria-label="{name}">{content}</div>'
-    )
-
-
-def _image(data: bytes, text: str, style: str) -> str:
-    encoded = base64.b64encode(data).decode()
-    return f'<img class="{style}" alt="{escape(text)}" src="data:image/png;base64,{encoded}">'
 
 
 def _interval(numbers: Mapping[str, float] | None, sign: str = "") -> str:

@@ -20,6 +20,7 @@ from skimage import measure
 UPRIGHT = np.array([1.0, 0.0, 0.0, 0.0])  # the quaternion of the start pose
 LIGHT = np.array([-0.25, -0.85, 1.0]) / np.linalg.norm([-0.25, -0.85, 1.0])
 AMBIENT = 0.5
+CREASE = np.cos(np.radians(35))
 SHADOW = 0.38  # darkest shadow, as opacity
 SHADOW_GRAIN = 2  # fine pixels to a pixel of the shadow, which is blurred anyway
 OVERLAP = 1.2  # closer than a pixel apart, or some pixels fall between the points
@@ -102,7 +103,7 @@ def draw(
         # Both sides are drawn: not every surface is closed, or wound alike. From the back it is lit
         # as if that were its front.
         side = np.where(outward @ camera.towards < 0, -1.0, 1.0)
-        normals = _vertex_normals(surface, outward)[surface.faces] * side[:, None, None]
+        normals = _normals(surface, outward) * side[:, None, None]
         light = AMBIENT + (1 - AMBIENT) * np.clip(normals @ LIGHT, 0, 1)
         seen = _cover(np.concatenate([camera.project(corners), light[..., None]], axis=2))
         seen = seen[((seen[:, :2] >= 0) & (seen[:, :2] < fine)).all(1)]
@@ -150,15 +151,23 @@ def _outward(corners: Float[np.ndarray, "F 3 3"]) -> Float[np.ndarray, "F 3"]:
     return np.copysign(1, volume) * normals
 
 
-def _vertex_normals(
-    surface: Surface, outward: Float[np.ndarray, "F 3"]
-) -> Float[np.ndarray, "V 3"]:
-    """Unit normals: each vertex takes the area-weighted mean of its triangles'."""
+def _normals(surface: Surface, outward: Float[np.ndarray, "F 3"]) -> Float[np.ndarray, "F 3 3"]:
+    """Unit normals of each triangle's corners: smooth over the surface, but not over its creases.
+
+    A vertex takes the area-weighted mean of its triangles', except in a triangle that is turned
+    against that mean by more than a crease.
+    """
     index, count = surface.faces.ravel(), len(surface.vertices)
     total = np.stack(
         [np.bincount(index, np.repeat(outward[:, k], 3), count) for k in range(3)], axis=1
     )
-    return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
+    smooth = _unit(total)[surface.faces]
+    flat = _unit(outward)[:, None]
+    return np.where((smooth * flat).sum(2, keepdims=True) < CREASE, flat, smooth)
+
+
+def _unit(vectors: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
 def _shadow(lit: Float[np.ndarray, "F 3 3"], camera: Camera) -> Float[np.ndarray, "fine fine"]:
