@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -133,12 +134,17 @@ def programs(
     shapes = jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), packet)
     structure = (jax.tree.structure(shapes), tuple(jax.tree.leaves(shapes)))
     key = (protocol, step, tuple(devices), slots, structure)
-    if key not in _compiled:
-        _compiled[key] = _build(protocol, step, packet, slots, devices)
-    return _compiled[key]
+    with _guard:
+        building = _building.setdefault(key, threading.Lock())
+    with building:  # the threads that drive pools of one shape wait for the first of them
+        if key not in _compiled:
+            _compiled[key] = _build(protocol, step, packet, slots, devices)
+        return _compiled[key]
 
 
 _compiled: dict[Any, Programs] = {}
+_building: dict[Any, threading.Lock] = {}
+_guard = threading.Lock()
 
 
 def _build(protocol, step, packet, slots, devices) -> Programs:
@@ -151,12 +157,16 @@ def _build(protocol, step, packet, slots, devices) -> Programs:
     def mapped(function, takes, gives):
         return jax.shard_map(function, mesh=mesh, in_specs=takes, out_specs=gives, check_vma=False)
 
-    rows, slot = upload(packet), upload(np.zeros(packet.mass.shape, np.int32))
+    def shaped(leaf, sharding):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    rows = jax.tree.map(lambda leaf: shaped(leaf, everywhere), packet)
+    slot = jax.ShapeDtypeStruct(packet.mass.shape, np.int32, sharding=everywhere)
     make = jax.jit(functools.partial(empty, slots), out_shardings=split)
     fill = jax.jit(mapped(insert, (P(_SLOTS), P(), P()), P(_SLOTS)), donate_argnums=0)
     run = mapped(functools.partial(advance, protocol, step), (P(_SLOTS),), P(_SLOTS))
     pool = make.eval_shape(rows)
-    pool = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split), pool)
+    pool = jax.tree.map(lambda leaf: shaped(leaf, split), pool)
     return Programs(
         empty=make.lower(rows).compile(),
         insert=fill.lower(pool, rows, slot).compile(),

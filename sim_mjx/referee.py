@@ -19,9 +19,9 @@ from jaxtyping import Float
 
 from sim_mjx import contact, world
 from sim_mjx.bodies import RigidBody
-from sim_mjx.drop import cores, known_reasons
 from sim_mjx.protocol import Protocol
-from sim_mjx.rest import Rest
+from sim_mjx.rest import Rest, known_reasons
+from sim_mjx.sizes import cores
 
 COMPILE_FAILED = "mujoco_rejects"
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from sim_mjx.bodies import RigidBody
 from sim_mjx.protocol import Protocol
 
 REST, MOVING, INVALID = "rest", "moving", "invalid"
@@ -69,6 +71,19 @@ class Rest:
             position=position,
             quaternion=quaternion,
         )
+
+
+def known_reasons(bodies: RigidBody, reasons: Sequence[str | None] | None) -> list[str | None]:
+    """One entry a body: None, or why it is invalid before anything is simulated.
+
+    Raises:
+        ValueError: if `reasons` is given and not one entry a body.
+    """
+    if reasons is None:
+        return [None] * len(bodies)
+    if len(reasons) != len(bodies):
+        raise ValueError(f"drop: {len(reasons)} reasons for {len(bodies)} bodies")
+    return list(reasons)
 
 
 def tilt_deg(quaternion: Float[np.ndarray, "B 4"]) -> Float[np.ndarray, " B"]:

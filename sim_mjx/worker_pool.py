@@ -23,8 +23,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from sim_mjx.drop import cores
 from sim_mjx.prepare_one import receive, send
+from sim_mjx.sizes import cores
 
 # The package's own __init__ brings in JAX, which workers do without: they get an empty package.
 _PROGRAM = """

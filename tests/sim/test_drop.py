@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from sim_mjx import concatenate, drop, pool, referee, rotations
+from sim_mjx import concatenate, drop, pool, referee, rotations, sizes
 from sim_mjx.buckets import BUCKETS
 from sim_mjx.meshes import Mesh, body_from_mesh, body_from_triangles
 from tests.sim import shapes
@@ -202,8 +202,7 @@ def test_slim_steps_end_where_stock_ones_do(small, dropped):
 
 def test_more_bodies_than_a_packet(small, dropped, monkeypatch):
     """Packets that are smaller than the pool, and slots that take rows of two packets."""
-    module = sys.modules["sim_mjx.drop"]  # the package's name `drop` is the function
-    monkeypatch.setattr(module, "PACKET_ROWS", 3)
+    monkeypatch.setattr(sizes, "PACKET_ROWS", 3)
     kind = np.arange(31) % len(small)
     seen = []
     pooled = drop(small[kind], shapes.EVAL, slots=8, progress=seen.append)

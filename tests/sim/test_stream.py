@@ -1,0 +1,171 @@
+"""The stream: results do not depend on company, nothing is lost, and errors end everything."""
+
+from __future__ import annotations
+
+import collections
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sim_mjx import concatenate, drop, sizes
+from sim_mjx.meshes import body_from_mesh
+from sim_mjx.perturb import turned
+from sim_mjx.rest import Rest
+from sim_mjx.stream import DropStream
+from tests.sim import shapes
+
+COUNT = 70
+
+
+def crooked(names, leans, seed: int):
+    """Many different drops: meshes and leaning boxes, each set down at an angle of its own."""
+    bodies = [body_from_mesh(shapes.mesh_path(name), shapes.FAST) for name in names]
+    bodies = concatenate([*bodies, *map(shapes.leaning, leans)])
+    random = np.random.default_rng(seed)
+    angle, azimuth = random.uniform(-0.25, 0.25, COUNT), random.uniform(0, 2 * np.pi, COUNT)
+    axis = np.stack([np.cos(azimuth), np.sin(azimuth), 0 * azimuth], axis=1)
+    turn = np.concatenate([np.cos(angle)[:, None], np.sin(angle)[:, None] * axis], axis=1)
+    return turned(bodies[np.arange(COUNT) % len(bodies)], turn)
+
+
+@pytest.fixture(scope="module")
+def small():
+    return crooked(("towel3", "lantern", "table"), (0.0, 0.9, 1.1, 2.0), 0)
+
+
+@pytest.fixture(scope="module")
+def large():
+    return crooked(("bread", "rock2"), (), 1)
+
+
+@pytest.fixture(scope="module")
+def alone(small, large):
+    """Each bucket in one call, in order: what every other way must give, to the bit."""
+    rests = [drop(bodies, shapes.FAST, step="slim") for bodies in (small, large)]
+    assert {True, False} == {bool(stands) for r in rests for stands in r.stable(shapes.FAST)}
+    return rests
+
+
+def equal(rest: Rest, other: Rest, rows: Any = slice(None)) -> None:
+    for name in ("quaternion", "position", "steps", "status"):
+        np.testing.assert_array_equal(getattr(rest, name), getattr(other, name)[rows], name)
+
+
+def test_slot_and_company_change_no_bit(small, large, alone):
+    """Another order, other neighbours, two buckets, pieces of any size: the same bits."""
+    for bodies, rest in zip((small, large), alone, strict=True):
+        order = np.random.default_rng(2).permutation(COUNT)
+        equal(drop(bodies[order], shapes.FAST, step="slim"), rest, order)
+    equal(drop(small[3], shapes.FAST, step="slim"), alone[0], [3])
+    with DropStream(shapes.FAST) as stream:
+        for begin in range(0, COUNT, 9):
+            rows = np.arange(begin, min(begin + 9, COUNT))
+            stream.put(small[rows], tag=(0, rows))
+            stream.put(large[rows[::-1]], tag=(1, rows[::-1]))
+        stream.close()
+        seen = collections.Counter()
+        for (bucket, rows), rest in stream.results():
+            equal(rest, alone[bucket], rows)
+            seen[bucket] += len(rows)
+    assert seen == {0: COUNT, 1: COUNT}
+
+
+def test_it_goes_on_after_it_was_empty(small, alone):
+    """Results are there without waiting for the end, and threads rest in between."""
+    with DropStream(shapes.FAST) as stream:
+        for tag in range(3):
+            assert not list(stream.ready())
+            stream.put(small[:5], tag=tag)
+            deadline = time.monotonic() + 60
+            while not (found := list(stream.ready())) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            ((name, rest),) = found
+            assert name == tag
+            equal(rest, alone[0], slice(5))
+        stream.close()
+        assert not list(stream.results())
+        with pytest.raises(ValueError, match="closed"):
+            stream.put(small[:5])
+
+
+def test_invalid_ones_take_no_slot(small):
+    with DropStream(shapes.FAST) as stream:
+        stream.put(small[:2], ["empty", "flat"], "none")
+        stream.put(small[:2], [None, "flat"], "one")
+        stream.put(small[:0], tag="nothing")
+        stream.close()
+        found = dict(stream.results())
+    assert found["none"].reason.tolist() == ["empty", "flat"]
+    assert found["one"].status.tolist() == ["rest", "invalid"]
+    assert len(found["nothing"]) == 0
+    assert (found["none"].steps == 0).all()
+
+
+def test_put_waits_for_room(small):
+    """Never more than fits at once, and a batch that is larger still passes, alone."""
+    largest, inside = [0], collections.Counter()
+    stream = DropStream(shapes.FAST, room=1, progress=lambda n: inside.update(out=n))
+    with stream:
+        for _ in range(4):
+            stream.put(small[:3])
+            inside["in"] += 3
+            largest[0] = max(largest[0], inside["in"] - inside["out"])
+        stream.close()
+        assert sum(len(rest) for _, rest in stream.results()) == 12
+    assert largest[0] <= 3
+
+
+def test_an_error_in_a_pool_reaches_everyone(small):
+    """Who waits for room, for a result, or only leaves the block; and no thread stays behind."""
+
+    def fail(count):
+        raise RuntimeError("display gone")
+
+    for wait in (lambda s: s.put(small), lambda s: list(s.results()), lambda s: None):
+        with (
+            pytest.raises(RuntimeError, match="display gone"),
+            DropStream(shapes.FAST, room=1, progress=fail) as stream,
+        ):
+            stream.put(small)
+            wait(stream)
+    assert not [t for t in threading.enumerate() if t.name.startswith("drop") and t.is_alive()]
+
+
+def test_leaving_by_an_error_abandons_the_rest(small):
+    """As Ctrl-C does: the block is left at the next check, not after the last body."""
+    ended, begun = [], threading.Event()
+
+    def note(count):
+        ended.append(count)
+        begun.set()
+
+    with pytest.raises(KeyboardInterrupt), DropStream(shapes.FAST, progress=note) as stream:
+        stream.put(small[np.arange(5000) % COUNT])
+        assert begun.wait(60)
+        raise KeyboardInterrupt
+    assert sum(ended) < 2500
+    with pytest.raises(ValueError, match="abandoned"):
+        list(stream.results())
+
+
+def test_an_accelerator_gets_packets_ahead(small, alone):
+    """Packets that wait on the device while it works, of several batches each."""
+    with DropStream(shapes.FAST, threads=1) as stream:
+        stream._ahead = 3
+        for begin in range(0, COUNT, 7):
+            stream.put(small[begin : begin + 7], tag=slice(begin, begin + 7))
+        stream.close()
+        for rows, rest in stream.results():
+            equal(rest, alone[0], rows)
+
+
+def test_sizes_are_bounded():
+    """Slots of an accelerator by points, packets by bytes."""
+    assert sizes.slots(64, "slim", "gpu") == sizes.slots(256, "slim", "gpu") == 32768
+    assert sizes.slots(16384, "slim", "gpu") == 1024
+    assert sizes.packet_rows(32768, 12_000) == 2048
+    assert sizes.packet_rows(1024, 3_100_000) == 86
+    assert sizes.packet_rows(16, 12_000) == 16
