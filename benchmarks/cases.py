@@ -1,0 +1,125 @@
+"""The list of cases. A name is GROUP/VARIANT; the variants of a group do the same work."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+OBJECTIVES = ("sft", "dro", "dpo")
+REMAT = ("none", "dots", "full")
+BATCHES = (6, 24, 48, 96)  # samples through the network, beside the usual
+USUAL = 12
+GRIDS = (8, 12, 20)  # edges of the latent grid, beside the usual 16: 512, 1728, 8000 tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One measurement.
+
+    Attributes:
+        name: unique, group/variant.
+        call: "module:function" in this folder; takes a `measure.Run` and the options.
+        options: its other arguments.
+        environ: variables to set before the libraries are imported, XLA_FLAGS for instance.
+    """
+
+    name: str
+    call: str
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    environ: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def group(self) -> str:
+        return self.name.rpartition("/")[0]
+
+    @property
+    def variant(self) -> str:
+        return self.name.rpartition("/")[2]
+
+
+def every() -> list[Case]:
+    """All cases: ceilings first, then the comparisons, then how they grow."""
+    cases = [*ceilings(), *steps(), *forwards(), *growth(), *host()]
+    assert len({case.name for case in cases}) == len(cases)
+    return cases
+
+
+def ceilings() -> Iterator[Case]:
+    """What the device reaches with one large product, and with attention alone."""
+    for engine in ("jax", "torch"):
+        yield Case(f"ceiling/matmul/{engine}", f"{engine}_side:matmul")
+        for kind in ("self", "cross"):
+            for way in ("forward", "both"):
+                options = {"samples": USUAL, "cross": kind == "cross", "backward": way == "both"}
+                name = f"ceiling/attention-{kind}-{way}/{engine}"
+                yield Case(name, f"{engine}_side:attend", options)
+
+
+def steps() -> Iterator[Case]:
+    """Training steps of 12 samples: each objective, each remat, and the rival."""
+    for objective in OBJECTIVES:
+        options = {"objective": objective, "samples": USUAL}
+        group = f"step-{objective}/b{USUAL}"
+        yield from torch_steps(group, options)
+        for remat in REMAT:
+            yield Case(f"{group}/jax-{remat}", "jax_side:step", options | {"remat": remat})
+    # The rival with more time to compile.
+    options = {"objective": "dro", "samples": USUAL, "mode": "compile-max"}
+    yield Case(f"step-dro/b{USUAL}/torch-compile-max", "torch_side:step", options)
+
+
+def torch_steps(group: str, options: dict[str, Any]) -> Iterator[Case]:
+    """The rival as it comes, compiled, and compiled with every block computed again."""
+    for variant, more in {
+        "torch-eager": {},
+        "torch-compile": {"mode": "compile"},
+        "torch-compile-checkpoint": {"mode": "compile", "checkpoint": True},
+    }.items():
+        yield Case(f"{group}/{variant}", "torch_side:step", options | more)
+
+
+def forwards() -> Iterator[Case]:
+    """One velocity of 12 samples, with the adapter and without, and whole draws of 4."""
+    for group, call, options in (
+        (f"velocity-adapter/b{USUAL}", "velocity", {"samples": USUAL, "adapter": True}),
+        (f"velocity-base/b{USUAL}", "velocity", {"samples": USUAL, "adapter": False}),
+        ("sampler/b4", "sampler", {"samples": 4}),
+        ("sampler/b32", "sampler", {"samples": 32}),
+    ):
+        for mode in ("eager", "compile"):
+            yield Case(f"{group}/torch-{mode}", f"torch_side:{call}", options | {"mode": mode})
+        yield Case(f"{group}/jax", f"jax_side:{call}", options)
+
+
+def growth() -> Iterator[Case]:
+    """Time and memory of a DRO step over batch and tokens; what does not fit is recorded so."""
+    torch = {
+        "torch-compile": {"mode": "compile"},
+        "torch-compile-checkpoint": {"mode": "compile", "checkpoint": True},
+    }
+    sizes: list[tuple[str, dict[str, Any]]] = [
+        (f"step-dro/b{samples}", {"samples": samples}) for samples in BATCHES
+    ]
+    sizes += [(f"step-dro/b{USUAL}-grid{grid}", {"samples": USUAL, "grid": grid}) for grid in GRIDS]
+    for group, options in sizes:
+        options = {"objective": "dro"} | options
+        for variant, more in torch.items():
+            yield Case(f"{group}/{variant}", "torch_side:step", options | more)
+        for remat in ("none", "full"):
+            yield Case(f"{group}/jax-{remat}", "jax_side:step", options | {"remat": remat})
+
+
+def host() -> Iterator[Case]:
+    """What surrounds the step: reading a dataset, loading weights, labelling."""
+    for cache in ("cold", "warm"):
+        for threads in (1, 2, 4, 8, 16):
+            name = f"pipeline/{cache}/threads-{threads}"
+            yield Case(name, "pipeline:read", {"cold": cache == "cold", "threads": threads})
+    yield Case("pipeline/online/threads-16", "pipeline:read", {"images": True, "threads": 16})
+    yield Case("load/jax", "host_side:load", {"engine": "jax"})
+    yield Case("load/torch", "host_side:load", {"engine": "torch"})
+    for slots in (64, 4096, 32768):
+        for step in ("slim", "stock"):
+            options = {"slots": slots, "step": step}
+            yield Case(f"label/{slots}/{step}", "host_side:label", options)
