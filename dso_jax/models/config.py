@@ -39,7 +39,7 @@ class Execution:
     remat: str = "none"
     """What the backward pass keeps of each block, and what it computes again: `none` (keeps all),
     `products` (all but norms, modulation and GELU), `dots`, `attention`, `full` (keeps the block's
-    input alone), or names joined by + from qkv, context, attention, stream, mlp."""
+    input alone), or names joined by + from qkv, context, attention, stream, lora, mlp."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the transformer's torso; adapter, optimizer, norms and losses are always float32."""
     unroll: int = 1

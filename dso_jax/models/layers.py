@@ -67,7 +67,7 @@ class Linear(nnx.Linear):
         y = [x @ kernel[:, block] + bias[block] for block in blocks]
         if self.lora_scale:
             a, b = (jnp.asarray(p, self.dtype) for p in (self.lora_A, self.lora_B))
-            low = x @ a
+            low = checkpoint_name(x @ a, "lora")
             y = [
                 y + (low @ b[:, block]) * self.lora_scale
                 for y, block in zip(y, blocks, strict=True)
@@ -80,7 +80,7 @@ class Linear(nnx.Linear):
         leaves = (self.kernel, self.bias, self.lora_A, self.lora_B, x)
         kernel, bias, a, b, x = (jnp.asarray(leaf, self.dtype) for leaf in leaves)
         y, low = jnp.split(x @ jnp.concatenate([kernel, a], 1), [self.out_features], -1)
-        return y + bias + (low @ b) * self.lora_scale
+        return y + bias + (checkpoint_name(low, "lora") @ b) * self.lora_scale
 
 
 class Mlp(nnx.Module):

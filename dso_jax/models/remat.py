@@ -15,6 +15,7 @@ NAMES = {
     "context": 0.7,  # outputs of to_kv, less where samples share an image
     "attention": 2.1,  # outputs of both attentions, with cuDNN's softmax statistics
     "stream": 2.0,  # the sum after each attention
+    "lora": 0.3,  # x A of the four adapted linears, at rank 64
     "mlp": 4.0,  # output of the MLP's first linear, before GELU
 }
 PRESETS: dict[str, tuple[str, ...]] = {

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -134,8 +135,10 @@ class SparseStructureFlow(nnx.Module):
 
     def condition(self, cond: jax.Array) -> tuple[jax.Array, int]:
         """(G,S,C) in the torso's type, S filled up as `pad_condition` says; and the true S."""
-        tokens = cond.shape[1]
-        fill_up = -tokens % self.execution.pad_condition
+        tokens, multiple = cond.shape[1], self.execution.pad_condition
+        if self.execution.attention == "cudnn":
+            multiple = math.lcm(multiple, 2)  # its backward pass refuses odd lengths
+        fill_up = -tokens % multiple
         cond = cond.astype(self.execution.dtype)
         return jnp.pad(cond, ((0, 0), (0, fill_up), (0, 0))), tokens
 
