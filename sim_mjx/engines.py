@@ -17,16 +17,16 @@ import jax
 
 from sim_mjx import referee
 from sim_mjx.bodies import RigidBody
+from sim_mjx.calls import CallStream
 from sim_mjx.drop import Step, drop
 from sim_mjx.protocol import Protocol
 from sim_mjx.rest import Rest
+from sim_mjx.stream import DropStream
 
 NAMES = ("mjx", "mujoco", "mujoco_warp")
-# Files that are dropped together. What a block holds decides the slot of each body, and with it the
-# last bits of its result, so the number is recorded with a job and kept when it is resumed.
-CPU_BLOCK = 1024
-# A block ends with objects that roll for ten seconds beside empty slots: few large blocks.
-ACCELERATOR_BLOCK = 65536
+# Files of one part of a job: what a kill may cost. With an engine that drops a batch at a time they
+# are also what is dropped together, and that ends with objects that roll beside idle hardware.
+CPU_BLOCK, STREAM_BLOCK, ACCELERATOR_BLOCK = 1024, 8192, 65536
 
 Drop = Callable[..., Rest]
 
@@ -46,6 +46,8 @@ class Engine:
         block: files in a block, unless the job says otherwise.
         exact: simulates in float64 with the referee's own contact rule, so close calls stand.
         call: `call(bodies, protocol, progress=...)`; see `drop`.
+        endless: `endless(protocol, progress=...)` makes the engine's stream, if it has one whose
+            results do not depend on what else is put in.
     """
 
     name: str
@@ -54,6 +56,9 @@ class Engine:
     block: int
     exact: bool
     call: Drop = dataclasses.field(compare=False, repr=False)
+    endless: Callable[..., DropStream] | None = dataclasses.field(
+        default=None, compare=False, repr=False
+    )
 
     def drop(
         self,
@@ -63,6 +68,14 @@ class Engine:
     ) -> Rest:
         """Drops bodies of one shape bucket; see `sim_mjx.drop`."""
         return self.call(bodies, protocol, progress=progress)
+
+    def stream(
+        self, protocol: Protocol, progress: Callable[[int], None] | None = None
+    ) -> DropStream | CallStream:
+        """Takes bodies of any shape bucket, batch by batch; see `sim_mjx.stream`."""
+        if self.endless is None:
+            return CallStream(self.call, protocol, progress=progress)
+        return self.endless(protocol, progress=progress)
 
     def record(self) -> dict[str, str]:
         """What a table stores of the engine with each label."""
@@ -84,10 +97,11 @@ def resolve(name: str = "mjx", step: Step = "slim") -> Engine:
         return Engine(name, version("mujoco"), "cpu", CPU_BLOCK, True, referee.drop)
     if name == "mjx":
         device = jax.local_devices()[0]
-        block = CPU_BLOCK if device.platform == "cpu" else ACCELERATOR_BLOCK
+        block = CPU_BLOCK if device.platform == "cpu" else STREAM_BLOCK
         versions = f"{version('mujoco-mjx')} jax {jax.__version__} {step}"
         simulate = functools.partial(drop, step=step)
-        return Engine(name, versions, device.device_kind, block, False, simulate)
+        endless = DropStream if step == "slim" else None
+        return Engine(name, versions, device.device_kind, block, False, simulate, endless)
     if name == "mujoco_warp":
         return _warp_engine()
     raise EngineError(f"engine {name!r}: expected one of {', '.join(NAMES)}")

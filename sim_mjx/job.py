@@ -1,14 +1,14 @@
 """The labelling job: any number of files, killed at any moment, on any number of machines.
 
-The files are cut into numbered blocks, in order. A block is labelled as a whole and its rows appear
-under their final name at once (`labels.parquet.parts/00000.parquet`), so a part that exists is done
-and a kill costs at most the blocks in flight. Which files share a block decides the last bits of a
-result, and blocks never depend on what ran before: a resumed, a sharded and an undisturbed job give
-the same rows. Shard i of n takes the blocks i, i + n, ...; whoever finds all parts in place joins
-them into the table and removes them.
+The files are cut into numbered blocks, in order. The rows of a block appear under their final name
+at once (`labels.parquet.parts/00000.parquet`), so a part that exists is done and a kill costs at
+most the blocks in flight. A resumed, a sharded and an undisturbed job give the same rows: with the
+slim step, as in C, a label depends on nothing but its file, so that blocks share the slots of the
+engine; the stock step drops each block by itself. Shard i of n takes the blocks i, i + n, ...;
+whoever finds all parts in place joins them into the table and removes them.
 
-While a block is simulated, the next one is read and the one before gets its rows: two blocks of
-bodies are in memory, whatever the number of files.
+One thread reads and feeds the engine, which runs without pause at the ends of blocks; one makes
+rows of what comes out. The bodies between them are bounded by bytes, whatever the number of files.
 """
 
 from __future__ import annotations
@@ -16,27 +16,23 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import pathlib
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 import jax
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sim_mjx import label, rows
-from sim_mjx.clock import Clock, compilation
-from sim_mjx.pieces import Piece, pieces
+from sim_mjx.clock import Clock, Occupied, compilation
+from sim_mjx.parts import InvalidFileError, Parts, refuse_invalid
+from sim_mjx.pieces import Room, pieces
 from sim_mjx.plan import Plan, PlanError, discard, folder
-from sim_mjx.prepare import prepare
-from sim_mjx.rest import INVALID
-from sim_mjx.rows import Group
+from sim_mjx.prepare import Prepared, prepare
+from sim_mjx.prepare_device import prepare_on_device
 from sim_mjx.task import Progress, Task
 
-
-class InvalidFileError(ValueError):
-    """A file without a label, where all must have one."""
+__all__ = ["Clock", "InvalidFileError", "merge", "run"]
 
 
 def run(
@@ -60,7 +56,7 @@ def run(
         shard: (i, n) takes every n-th block from the i-th on; by default this process's share of a
             multi-process JAX job, else everything.
         workers: processes that read files, see `prepare`.
-        cache: folder of bodies made before, see `prepare`.
+        cache: folder of bodies made before, see `prepare`; not for bodies made on the device.
         strict: stops at the first file without a label, and the table is not written.
         progress: called as files pass each stage; those of earlier runs are not reported.
         clock: is filled with the seconds that were spent.
@@ -77,29 +73,38 @@ def run(
     if plan.finished(out):
         return True
     todo = plan.missing(out, shard or _own_share())
-    stop = threading.Event()
     report, clock = progress or (lambda *_: None), clock or Clock()
-    paths = (path for block in todo for path in plan.paths(block))
+    room, drops, inside = Room(), rows.Drops(task, report), Occupied(clock)
+    started, before = time.perf_counter(), clock.simulating
     with (
-        contextlib.closing(prepare(paths, task.protocol, workers=workers, cache=cache)) as prepared,
+        contextlib.closing(_bodies(plan, todo, task, workers, cache)) as prepared,
         concurrent.futures.ThreadPoolExecutor(1, "read") as reader,
-        concurrent.futures.ThreadPoolExecutor(1, "finish") as finisher,
+        Parts(plan, task, out, strict, report, clock, room) as parts,
         compilation(clock),
-        _set_at_exit(stop),
+        task.engine.stream(task.protocol, drops) as stream,
+        _abandoned_at_exit(room),  # first of all, so that no thread goes on for nothing
     ):
-        writer = _Writer(plan, task, out, strict, report, clock)
-        queue = pieces(plan, todo, prepared, stop, report)
-        ahead, behind = reader.submit(next, queue, None), None
-        while (piece := _timed(ahead, clock)) is not None:
-            ahead = reader.submit(next, queue, None)
-            started = time.perf_counter()
-            groups = rows.simulate(piece.items, task, report)
-            clock.simulating += time.perf_counter() - started
-            if behind is not None:
-                behind.result()
-            behind = finisher.submit(writer.finish, piece.without_bodies(), groups)
-        if behind is not None:
-            behind.result()
+
+        def feed() -> None:
+            with contextlib.closing(stream):
+                for piece in pieces(plan, todo, prepared, room.abandoned, report):
+                    groups = rows.groups(piece.items, task)
+                    parts.begin(piece.without_bodies(), groups)
+                    for group in groups:
+                        if not room.take(group.size):
+                            return
+                        inside.enter()
+                        rows.put(group, stream)
+
+        feeding = reader.submit(feed)
+        for (group, part), rest in stream.results():
+            if group.take(part, rest):
+                inside.leave()
+                parts.finish(group)
+        clock.waiting += time.perf_counter() - started - (clock.simulating - before)
+        parts.wait()
+        feeding.result()
+    drops.finish(sum(len(plan.paths(block)) for block in todo))
     return merge(plan, task, out)
 
 
@@ -131,56 +136,22 @@ def merge(plan: Plan, task: Task, out: pathlib.Path) -> bool:
     return True
 
 
-def refuse_invalid(table: pa.Table) -> None:
-    """Raises at a row without a label.
-
-    Raises:
-        InvalidFileError: naming the first such file and why.
-    """
-    invalid = table.filter(pc.equal(table["status"], INVALID)).to_pylist()
-    if invalid:
-        first = invalid[0]
-        raise InvalidFileError(f"{first['path']} cannot be labelled ({first['reason']})")
-
-
-class _Writer:
-    """Makes the rows of pieces, and a part of each block that is complete."""
-
-    def __init__(self, plan, task: Task, out, strict: bool, report: Progress, clock: Clock):
-        self.plan, self.task, self.out, self.strict = plan, task, out, strict
-        self.report, self.clock = report, clock
-        self.tables: list[pa.Table] = []
-
-    def finish(self, piece: Piece, groups: Sequence[Group]) -> None:
-        started = time.perf_counter()
-        table = rows.rows(piece.items, groups, self.task, self.report)
-        if self.strict:
-            refuse_invalid(table)
-        self.tables.append(table)
-        if piece.last:
-            table, self.tables = pa.concat_tables(self.tables), []
-            part = self.plan.part(self.out, piece.block)
-            try:
-                label.write_labels(table, part)
-            except OSError as error:
-                raise PlanError(f"{part}: cannot write: {error}") from error
-        self.clock.finishing += time.perf_counter() - started
-
-
-def _timed(piece: concurrent.futures.Future, clock: Clock) -> Piece | None:
-    started = time.perf_counter()
-    result = piece.result()
-    clock.waiting += time.perf_counter() - started
-    return result
+def _bodies(
+    plan: Plan, todo: Sequence[int], task: Task, workers: int | None, cache: pathlib.Path | None
+) -> Generator[Prepared, None, None]:
+    """The files of some blocks, prepared, in order."""
+    paths = (path for block in todo for path in plan.paths(block))
+    if task.preparation == "device":
+        return prepare_on_device(paths, task.protocol, workers=workers)
+    return prepare(paths, task.protocol, workers=workers, cache=cache)
 
 
 @contextlib.contextmanager
-def _set_at_exit(event: threading.Event) -> Iterator[None]:
-    """Sets the event however the block ends, so that a thread does not read on for nothing."""
+def _abandoned_at_exit(room: Room) -> Iterator[None]:
     try:
         yield
     finally:
-        event.set()
+        room.abandon()
 
 
 def _own_share() -> tuple[int, int]:

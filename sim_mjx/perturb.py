@@ -13,7 +13,7 @@ Legend: B objects, R starts of each.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -133,27 +133,60 @@ def survivals(
     Returns:
         One entry a perturbation.
     """
-    count = len(bodies)
-    start = np.concatenate([[p.quaternions(key) for key in keys] for p in perturbations], axis=1)
-    total = start.shape[1]
-    start = start.reshape(-1, 4)
-    end, valid = np.zeros_like(start), np.zeros(len(start), bool)
-    size = max(1, CALL_BYTES // body_bytes(bodies))
-    for first in range(0, len(start), size):
-        chosen = np.arange(first, min(first + size, len(start)))
-        rest = drop(turned(bodies[chosen // total], start[chosen]), protocol)
-        end[chosen], valid[chosen] = rest.quaternion, rest.status != INVALID
-    end[~valid] = [1.0, 0.0, 0.0, 0.0]
-    # The end is relative to how the object was set down; before that comes the start's own turn.
-    upright = (_rotation(end) * _rotation(start)).as_quat(scalar_first=True).reshape(count, -1, 4)
-    stands = tilt_deg(upright.reshape(-1, 4)).reshape(count, -1) < protocol.threshold_deg
-    valid, results, first = valid.reshape(count, -1), [], 0
-    for perturbation in perturbations:
-        part = slice(first, first := first + perturbation.starts)
-        flat = _rotation(upright[:, part].reshape(-1, 4))
-        shape = (count, perturbation.starts)
-        results.append(_summary(flat, stands[:, part].ravel(), valid[:, part].ravel(), shape))
-    return results
+    starts = Starts(bodies, perturbations, keys)
+    for chosen, batch in starts.batches():
+        starts.note(chosen, drop(batch, protocol))
+    return starts.survivals(protocol)
+
+
+class Starts:
+    """All starts of some objects, and how each ended.
+
+    Args:
+        bodies: one shape bucket.
+        perturbations: each gives starts of its own.
+        keys: hexadecimal name of each object; see `Perturbation.quaternions`.
+
+    Attributes:
+        calls: batches to be dropped.
+    """
+
+    def __init__(
+        self, bodies: RigidBody, perturbations: Sequence[Perturbation], keys: Sequence[str]
+    ):
+        starts = [[p.quaternions(key) for key in keys] for p in perturbations]
+        start = np.concatenate(starts, axis=1)
+        self._bodies, self._perturbations = bodies, perturbations
+        self._each, self._start = start.shape[1], start.reshape(-1, 4)
+        self._end, self._valid = np.zeros_like(self._start), np.zeros(len(self._start), bool)
+        self._size = max(1, CALL_BYTES // body_bytes(bodies))
+        self.calls = -(-len(self._start) // self._size)
+
+    def batches(self) -> Iterator[tuple[Int[np.ndarray, " n"], RigidBody]]:
+        """Which starts, and the bodies as they are set down."""
+        for first in range(0, len(self._start), self._size):
+            chosen = np.arange(first, min(first + self._size, len(self._start)))
+            yield chosen, turned(self._bodies[chosen // self._each], self._start[chosen])
+
+    def note(self, chosen: Int[np.ndarray, " n"], rest: Rest) -> None:
+        """How these starts ended."""
+        self._end[chosen], self._valid[chosen] = rest.quaternion, rest.status != INVALID
+
+    def survivals(self, protocol: Protocol) -> list[Survival]:
+        """What came of each perturbation, once every start has ended."""
+        count = len(self._bodies)
+        end = np.where(self._valid[:, None], self._end, [1.0, 0.0, 0.0, 0.0])
+        # The end is relative to how the object was set down; before that comes the start's turn.
+        upright = (_rotation(end) * _rotation(self._start)).as_quat(scalar_first=True)
+        stands = (tilt_deg(upright) < protocol.threshold_deg).reshape(count, -1)
+        upright, valid = upright.reshape(count, -1, 4), self._valid.reshape(count, -1)
+        results, first = [], 0
+        for perturbation in self._perturbations:
+            part = slice(first, first := first + perturbation.starts)
+            flat = _rotation(upright[:, part].reshape(-1, 4))
+            shape = (count, perturbation.starts)
+            results.append(_summary(flat, stands[:, part].ravel(), valid[:, part].ravel(), shape))
+        return results
 
 
 def _summary(upright: Rotation, stands, valid, shape: tuple[int, int]) -> Survival:

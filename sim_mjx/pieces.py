@@ -11,8 +11,10 @@ from sim_mjx.plan import Plan
 from sim_mjx.prepare import Prepared
 from sim_mjx.task import Progress
 
-# Bodies held at once by one half-read block; a block of huge hulls is simulated in pieces.
-PIECE_BYTES = 2**32
+# Bodies of one half-read block; a block of huge hulls is simulated in pieces.
+PIECE_BYTES = 2**31
+# Bodies of all pieces that have no rows yet.
+ROOM_BYTES = 2**32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +22,7 @@ class Piece:
     """Files that are simulated together: a block, or a part of one with huge hulls."""
 
     block: int
+    number: int  # in the block
     items: list[Prepared]
     last: bool  # the block ends here
 
@@ -47,7 +50,7 @@ def pieces(
     """
     for block in todo:
         items: list[Prepared] = []
-        held, left = 0, len(plan.paths(block))
+        number, held, left = 0, 0, len(plan.paths(block))
         while left:
             if stop.is_set():
                 return
@@ -57,5 +60,41 @@ def pieces(
             left -= 1
             held += 0 if item.body is None else body_bytes(item.body)
             if held > PIECE_BYTES or not left:
-                yield Piece(block, items, last=not left)
-                items, held = [], 0
+                yield Piece(block, number, items, last=not left)
+                items, held, number = [], 0, number + 1
+
+
+class Room:
+    """Bounds the bytes between one thread that takes and another that gives back.
+
+    Attributes:
+        abandoned: set once nobody gives back any more.
+    """
+
+    def __init__(self, size: int = ROOM_BYTES):
+        self.abandoned = threading.Event()
+        self._size, self._taken, self._lock = size, 0, threading.Condition()
+
+    def take(self, size: int) -> bool:
+        """Waits for room; what is larger than all of it waits until all is free.
+
+        Returns:
+            False if the room was abandoned, and nothing is taken.
+        """
+        with self._lock:
+            while self._taken and self._taken + size > self._size and not self.abandoned.is_set():
+                self._lock.wait()
+            self._taken += size
+            return not self.abandoned.is_set()
+
+    def give(self, size: int) -> None:
+        """So much is free again."""
+        with self._lock:
+            self._taken -= size
+            self._lock.notify_all()
+
+    def abandon(self) -> None:
+        """Nothing will be given back: whoever waits goes on."""
+        with self._lock:
+            self.abandoned.set()
+            self._lock.notify_all()

@@ -34,7 +34,10 @@ _NAMES = {
     "block": "block size",
     "adjudicate": "re-adjudication",
     "perturbation": "perturbed starts",
+    "preparation": "preparation",
 }
+# What a record leaves out.
+_UNSAID = {"preparation": "host"}
 
 
 class PlanError(ValueError):
@@ -160,7 +163,7 @@ def _record(files: Sequence[pathlib.Path], task: Task, block: int) -> dict[str, 
             line = f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}\n"
             digest.update(line.encode(errors="surrogateescape"))
     perturbation = task.perturbation
-    return {
+    record = {
         "format": FORMAT,
         "protocol": {"hash": task.protocol.hash(), **task.protocol.to_dict()},
         "engine": task.engine.name,
@@ -171,11 +174,14 @@ def _record(files: Sequence[pathlib.Path], task: Task, block: int) -> dict[str, 
         "adjudicate": task.adjudicate,
         "perturbation": None if perturbation is None else dataclasses.asdict(perturbation),
     }
+    if task.preparation != _UNSAID["preparation"]:
+        record["preparation"] = task.preparation
+    return record
 
 
 def _refuse_difference(where: pathlib.Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     for key, name in _NAMES.items():
-        was, now = old.get(key), new[key]
+        was, now = (record.get(key, _UNSAID.get(key)) for record in (old, new))
         if was == now:
             continue
         if isinstance(was, dict) and isinstance(now, dict):

@@ -56,8 +56,8 @@ def drop(
             model = compile_model(bodies, points[i], i, start[i], protocol)
         except ValueError:
             why[i] = COMPILE_FAILED
-            return
-        pose[i], steps[i], at_rest[i] = simulate(model, points[i], depth[i], protocol)
+        else:
+            pose[i], steps[i], at_rest[i] = simulate(model, points[i], depth[i], protocol)
         if progress is not None:
             progress(1)
 

@@ -16,6 +16,8 @@ from sim_mjx.protocol import Protocol
 # (`drop`), or the row is made, and it is one of the other four.
 Stage = Literal["read", "drop", "stable", "unstable", "moving", "invalid", "adjudicated"]
 Progress = Callable[[Stage, int], None]
+# Where bodies are made: see `prepare.prepare` and `prepare_device.prepare_on_device`.
+Preparation = Literal["host", "device"]
 
 SCHEMA = pa.schema(
     [
@@ -61,12 +63,14 @@ class Task:
         engine: what simulates it.
         adjudicate: whether close calls of a single-precision engine go to C MuJoCo.
         perturbation: starts to try beside the upright one, or None.
+        preparation: `host` makes whole hulls by qhull; `device` has JAX choose support points.
     """
 
     protocol: Protocol
     engine: Engine
     adjudicate: bool = True
     perturbation: Perturbation | None = None
+    preparation: Preparation = "host"
 
     def schema(self) -> pa.Schema:
         """The table's columns."""

@@ -10,7 +10,7 @@ import jax
 import pyarrow as pa
 import pytest
 
-from sim_mjx import engines, job, label, plan
+from sim_mjx import engines, job, label, pieces, plan
 from sim_mjx.perturb import Perturbation
 from tests.sim import jobs, shapes
 
@@ -195,18 +195,18 @@ def test_a_broken_part_is_named(files, tmp_path):
 
 
 def test_blocks_of_huge_hulls_are_simulated_in_pieces(files, undisturbed, tmp_path, monkeypatch):
-    pieces = []
-    simulate = job.rows.simulate
+    seen = []
+    groups = job.rows.groups
     monkeypatch.setattr("sim_mjx.pieces.PIECE_BYTES", 30_000)
     monkeypatch.setattr(
         job.rows,
-        "simulate",
-        lambda items, *rest: pieces.append(len(items)) or simulate(items, *rest),
+        "groups",
+        lambda items, task: seen.append(len(items)) or groups(items, task),
     )
     out = tmp_path / "labels.parquet"
     assert jobs.label(files, out, block=len(files))
-    assert len(pieces) > 2
-    assert sum(pieces) == len(files)
+    assert len(seen) > 2
+    assert sum(seen) == len(files)
     assert jobs.table(out).equals(undisturbed)
 
 
@@ -232,14 +232,81 @@ def test_strict_stops_at_the_first_bad_file(files, tmp_path):
     assert jobs.label(good, tmp_path / "good.parquet", strict=True)
 
 
-@pytest.mark.slow
 def test_mjx_gives_the_same_bits_to_a_resumed_job(files, tmp_path):
-    """The engine that computes many objects side by side: blocks do not know of each other."""
+    """The engine that computes many objects side by side: what they share slots with is no matter.
+
+    Another size of block, shards and a resumed job: the same rows.
+    """
     task = dataclasses.replace(jobs.TASK, engine=engines.resolve("mjx"))
+    whole, out = tmp_path / "whole.parquet", tmp_path / "labels.parquet"
+    assert jobs.label(files, whole, task, block=len(files))
+    assert not jobs.label(files, out, task, block=3, shard=(1, 3))
+    assert jobs.label(files, out, task, block=3)
+    assert jobs.table(out).equals(jobs.table(whole))
+    stable = jobs.table(whole)["stable"].to_pylist()
+    assert {True, False} <= set(stable)
+
+
+@pytest.mark.slow
+def test_the_stock_step_gives_the_same_bits_to_a_resumed_job(files, tmp_path):
+    """Its last bits depend on who shares the slots: blocks are dropped by themselves."""
+    task = dataclasses.replace(jobs.TASK, engine=engines.resolve("mjx", "stock"))
     whole, out = tmp_path / "whole.parquet", tmp_path / "labels.parquet"
     assert jobs.label(files, whole, task, block=6)
     assert not jobs.label(files, out, task, block=6, shard=(1, 3))
     assert jobs.label(files, out, task, block=6)
     assert jobs.table(out).equals(jobs.table(whole))
-    stable = jobs.table(whole)["stable"].to_pylist()
-    assert {True, False} <= set(stable)
+
+
+def test_an_error_in_the_engine_ends_the_job(files, tmp_path):
+    """While more waits for room than there is; what was complete by then is kept."""
+    calls = []
+
+    def broken(bodies, protocol, **options):
+        calls.append(len(bodies))
+        if len(calls) > 2:
+            raise RuntimeError("the device is gone")
+        return jobs.TASK.engine.call(bodies, protocol, **options)
+
+    engine = dataclasses.replace(jobs.TASK.engine, call=broken)
+    out = tmp_path / "labels.parquet"
+    with pytest.raises(RuntimeError, match="device is gone"):
+        jobs.label(files, out, dataclasses.replace(jobs.TASK, engine=engine), block=2)
+    assert not out.exists()
+    assert jobs.label(files, out, block=2)
+
+
+def test_an_error_while_rows_are_made_ends_the_job(files, tmp_path, monkeypatch):
+    """The reader waits for room that nobody gives back: it must not wait for ever."""
+
+    def broken(*arguments):
+        raise RuntimeError("no margin")
+
+    monkeypatch.setattr("sim_mjx.margin.static_margin", broken)
+    monkeypatch.setattr(pieces.Room.__init__, "__defaults__", (1,))
+    with pytest.raises(RuntimeError, match="no margin"):
+        jobs.label(files, tmp_path / "labels.parquet", block=2)
+
+
+def test_bodies_in_memory_are_bounded(files, undisturbed, tmp_path, monkeypatch):
+    """Room for one byte: the next group is put in when the one before has its rows."""
+    open_at_once, inside = [], [0]
+    take, give = pieces.Room.take, pieces.Room.give
+
+    def counted_take(self, size):
+        granted = take(self, size)
+        inside[0] += 1
+        open_at_once.append(inside[0])
+        return granted
+
+    def counted_give(self, size):
+        inside[0] -= 1
+        give(self, size)
+
+    monkeypatch.setattr(pieces.Room, "take", counted_take)
+    monkeypatch.setattr(pieces.Room, "give", counted_give)
+    monkeypatch.setattr(pieces.Room.__init__, "__defaults__", (1,))
+    out = tmp_path / "labels.parquet"
+    assert jobs.label(files, out)
+    assert max(open_at_once) == 1 < len(open_at_once)
+    assert jobs.table(out).equals(undisturbed)
