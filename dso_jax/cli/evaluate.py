@@ -8,17 +8,16 @@ import datetime
 import logging
 import pathlib
 import shlex
-import time
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from dso_jax.cli import evaluate_arguments
+from dso_jax.cli import evaluate_arguments, evaluate_runs
 from dso_jax.cli.progress import Stages
 from dso_jax.errors import UsageError
 
 if TYPE_CHECKING:
-    from dso_jax.evaluation.inputs import Item
+    from dso_jax.evaluation.result import Result
     from dso_jax.evaluation.run import Settings
 
 WIDTH = 110  # of the tables in a log
@@ -33,12 +32,13 @@ def main(args: list[str]) -> int:
         UsageError: an argument or the input cannot be used, and nothing was written.
     """
     options = evaluate_arguments.parser().parse_args(args)
-    out = evaluate_arguments.folder(options.out)
-    started, moment = datetime.datetime.now().astimezone(), time.monotonic()
+    started = datetime.datetime.now().astimezone()
+    out, subject = evaluate_arguments.folder(options.out), evaluate_runs.find(options.paths)
+    evaluate_runs.refuse_options(options, subject)
 
     # Simulation libraries take seconds to import; `--help` and typing mistakes need not wait.
     from dso_jax.cli import evaluate_tables
-    from dso_jax.evaluation import inputs, parts, run
+    from dso_jax.evaluation import parts
     from dso_jax.evaluation.files import Bench
     from sim_mjx.engines import EngineError
     from sim_mjx.perturb import PerturbError
@@ -49,34 +49,68 @@ def main(args: list[str]) -> int:
     if not console.is_terminal:
         console.width = WIDTH
     logging.getLogger("trimesh").setLevel(logging.ERROR)  # it tells of every texture
+    stages = Stages(console)
+    bench = Bench(parts.Parts(out / "parts"), options.workers, stages)
     try:
         settings = _settings(options)
-        items = inputs.collect(
-            options.paths,
-            truth=options.truth,
-            before=options.before,
-            categories=options.categories,
-        )
-        if "best-of-n" in settings.baselines:
-            _refuse_single_samples(items)
-        out.mkdir(exist_ok=True)
-        stages = Stages(console)
-        bench = Bench(parts.Parts(out / "parts"), options.workers, stages)
-        record = _record(args, started, settings, items)
-        result = run.evaluate(items, settings, bench, record)
+        record = _record(args, started, settings)
+        if subject is None:
+            result = _meshes(options, out, settings, bench, record)
+        else:
+            result = _run(subject, options, out, settings, bench, record)
     except (EngineError, PerturbError, ProtocolError, WorkerError) as error:
         raise UsageError(f"evaluate: {error}") from error
     except KeyboardInterrupt:
         console.print(f"finished blocks are kept in {out / 'parts'}; the same command goes on")
         raise
     _refuse_invalid(result, options.strict)
-    record["seconds"] = {**stages.seconds, "all": round(time.monotonic() - moment, 2)}
+    record["seconds"] = stages.seconds
     result.save(out)
     bench.parts.discard()
     console.print(evaluate_tables.tables(result))
     print(result.summary["verdict"]["text"])
     print(f"{len(result)} rows in {out}/results.csv, tables in {out}/results.json")
     return 0
+
+
+def _meshes(options, out: pathlib.Path, settings: Settings, bench, record) -> Result:
+    from dso_jax.evaluation import inputs, run
+
+    items = inputs.collect(
+        options.paths, truth=options.truth, before=options.before, categories=options.categories
+    )
+    alone = len({(item.object, item.view) for item in items}) == len(items)
+    if alone and "best-of-n" in settings.baselines:
+        raise UsageError(
+            "evaluate: --baselines best-of-n: every picture has one sample; expected several, "
+            "named as chair-003_000.glb, chair-003_001.glb"
+        )
+    record["inputs"] = {
+        "meshes": len(items),
+        "objects": len({item.object for item in items}),
+        "with_truth": sum(item.truth is not None for item in items),
+        "with_before": sum(item.before is not None for item in items),
+        "folder": str(pathlib.Path.cwd()),
+    }
+    out.mkdir(exist_ok=True)
+    return run.evaluate(items, settings, bench, record)
+
+
+def _run(subject: pathlib.Path, options, out: pathlib.Path, settings, bench, record) -> Result:
+    from dso_jax.evaluation import sweep
+
+    asked, models = evaluate_runs.prepare(subject, options, out / "samples")
+    record["inputs"] = {
+        "run": str(subject),
+        "base": {"name": asked.base.name, "sha256": asked.base.sha256},
+        "models": [model.name for model in models],
+        "meshes": len(asked.prompts) * asked.count,
+        "objects": len(set(asked.prompts.objects.tolist())),
+        "samples": asked.count,
+        "folder": str(pathlib.Path.cwd()),
+    }
+    out.mkdir(exist_ok=True)
+    return sweep.evaluate(asked, models, settings, bench, record)
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -107,15 +141,7 @@ def _settings(options: argparse.Namespace) -> Settings:
     )
 
 
-def _refuse_single_samples(items: list[Item]) -> None:
-    if len({(item.object, item.view) for item in items}) == len(items):
-        raise UsageError(
-            "evaluate: --baselines best-of-n: every picture has one sample; expected several, "
-            "named as chair-003_000.glb, chair-003_001.glb"
-        )
-
-
-def _refuse_invalid(result, strict: bool) -> None:
+def _refuse_invalid(result: Result, strict: bool) -> None:
     invalid = [i for i, status in enumerate(result.columns["status"]) if status == "invalid"]
     reasons = ", ".join(result.summary["reasons"])
     if len(invalid) == len(result):
@@ -131,7 +157,7 @@ def _refuse_invalid(result, strict: bool) -> None:
         _log.warning("and %d more invalid meshes", len(invalid) - 20)
 
 
-def _record(args, started, settings: Settings, items: list[Item]) -> dict[str, Any]:
+def _record(args: list[str], started, settings: Settings) -> dict[str, Any]:
     from dso_jax.demo import versions
 
     task = settings.drops
@@ -144,11 +170,4 @@ def _record(args, started, settings: Settings, items: list[Item]) -> dict[str, A
         "protocol": {"hash": task.protocol.hash(), **task.protocol.to_dict()},
         "perturbations": [dataclasses.asdict(one) for one in task.perturbations],
         "geometry": dataclasses.asdict(settings.geometry),
-        "inputs": {
-            "meshes": len(items),
-            "objects": len({item.object for item in items}),
-            "with_truth": sum(item.truth is not None for item in items),
-            "with_before": sum(item.before is not None for item in items),
-            "folder": str(pathlib.Path.cwd()),
-        },
     }

@@ -61,11 +61,16 @@ def parser() -> argparse.ArgumentParser:
     add("--no-shapes", dest="shapes", action="store_false", help="no shape measures, no guards")
     add("--strict", action="store_true", help="write nothing and fail if any file is invalid")
     add("--workers", type=_whole(0), metavar="N", help="processes that read files; default: cores")
-    runs = made.add_argument_group("run folders of dso train")
+    runs = made.add_argument_group("run folders of dso train, and adapters")
     add = runs.add_argument
-    add("--checkpoints", default="best", metavar="WHICH", help="best, last, all or a step")
-    add("--objects", type=_whole(1), metavar="N", help="held-out objects; default: as the run")
-    add("--samples", type=_whole(1), metavar="N", help="samples of each; default: as the run")
+    add("--checkpoints", metavar="WHICH", help="best, last, all or a step; default: best")
+    add("--objects", type=_whole(1), metavar="N", help="held-out toybox objects; default: 96")
+    add("--samples", type=_whole(1), metavar="N", help="samples of each prompt; default: 4")
+    add("--base", metavar="NAME", help="generator; default: the one that the run records")
+    add("--images", nargs="+", metavar="GLOB", help="held-out pictures, if it is not the toybox")
+    add("--views", action="store_true", help="the pictures of a folder show one object")
+    add("--encoder", metavar="PATH", help="DINOv2, as dso sample takes it")
+    add("--remover", metavar="FILE", help="of backgrounds, as dso sample takes it")
     return made
 
 

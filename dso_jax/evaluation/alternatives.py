@@ -16,32 +16,51 @@ from dso_jax.evaluation.file_work import CHANGES
 from dso_jax.evaluation.files import Bench
 from dso_jax.evaluation.geometry import GeometryConfig
 from dso_jax.evaluation.parts import Columns
+from dso_jax.evaluation.result import BEFORE
 
 NAMES = (*CHANGES, best.NAME)
-AS_IS = "as it is"
+AS_IS, AFTER = "as it is", "after training"
 
 
 def tables(
     names: Sequence[str],
-    paths: Sequence[pathlib.Path],
-    truths: Sequence[pathlib.Path | None],
     columns: Columns,
+    truths: Sequence[pathlib.Path | None],
     task: Drops,
     config: GeometryConfig,
     bench: Bench,
 ) -> dict[str, Any]:
-    """Name of a baseline -> its table; `AS_IS` stands first.
+    """Name of a baseline -> its table; `AS_IS` stands first, and `AFTER` last.
+
+    They are what one can do without training, so where there are meshes before post-training, it
+    is done to those.
 
     Args:
         names: of `NAMES`.
-        paths: the meshes.
-        truths: what each should look like. If that is known of none, distances are to the mesh
-            itself: what the change costs.
-        columns: of the meshes as they are.
+        columns: of the evaluation.
+        truths: what each mesh should look like. If that is known of none, distances are to the
+            mesh itself: what the change costs.
         task: how the changed meshes are dropped.
         config: of the distances.
         bench: where it is done.
     """
+    if f"{BEFORE}path" not in columns:
+        return _tables(names, columns, truths, task, config, bench)
+    rows = np.flatnonzero(columns[f"{BEFORE}path"] != "")
+    subject = {name: values[rows] for name, values in summary.before_columns(columns).items()}
+    found = _tables(names, subject, [truths[row] for row in rows.tolist()], task, config, bench)
+    return found | {AFTER: summary.table(columns)}
+
+
+def _tables(
+    names: Sequence[str],
+    columns: Columns,
+    truths: Sequence[pathlib.Path | None],
+    task: Drops,
+    config: GeometryConfig,
+    bench: Bench,
+) -> dict[str, Any]:
+    paths = [pathlib.Path(path) for path in columns["path"]]
     first = dict(columns)
     if not any(truths):
         truths = list(paths)

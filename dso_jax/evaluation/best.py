@@ -21,7 +21,7 @@ def tables(columns: Columns) -> dict[str, Any]:
     The scorer is the one that labels preference data: what stands wins, then the larger margin.
     """
     groups = np.array(
-        [f"{o}\0{v}" for o, v in zip(columns["object"], columns["view"], strict=True)]
+        [f"{o}\0{v}" for o, v in zip(columns["object"], columns["view"], strict=True)], str
     )
     scores = np.where(columns["stable"], _STANDS, 0.0) + columns["margin_deg"]
     most = int(np.unique(groups, return_counts=True)[1].max())

@@ -57,6 +57,18 @@ def _sapien() -> Engine:
     return Engine(SAPIEN, f"{version} physx", "cpu", engines.CPU_BLOCK, True, sapien_engine.drop)
 
 
+def table(task: Drops, first: Columns, other: Columns) -> dict[str, Any]:
+    """What is reported of another engine.
+
+    Args:
+        task: how it dropped.
+        first: of the evaluation.
+        other: its own status, stable and tilt_deg.
+    """
+    record = {**task.engine.record(), "protocol": task.protocol.hash()}
+    return record | compare(first, other, first["path"], first["object"])
+
+
 def compare(
     first: Columns, other: Columns, paths: np.ndarray, groups: np.ndarray
 ) -> dict[str, Any]:

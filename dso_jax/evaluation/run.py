@@ -89,7 +89,7 @@ def evaluate(
     if settings.baselines:
         upright = dataclasses.replace(settings.drops, perturbations=())
         tables["baselines"] = alternatives.tables(
-            settings.baselines, after, truths, columns, upright, settings.geometry, bench
+            settings.baselines, columns, truths, upright, settings.geometry, bench
         )
     tilts = {}
     if settings.others:
@@ -151,10 +151,6 @@ def _engines(
     for name in settings.others:
         task = engines.task(name, settings.drops.protocol)
         found = bench.drop(paths, task, f"drop in {name}")
-        tables[name] = {
-            **task.engine.record(),
-            "protocol": task.protocol.hash(),
-            **engines.compare(columns, found, columns["path"], columns["object"]),
-        }
+        tables[name] = engines.table(task, columns, found)
         tilts[name] = found["tilt_deg"]
     return tables, tilts

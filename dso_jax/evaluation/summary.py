@@ -83,7 +83,7 @@ def before_columns(columns: Mapping[str, np.ndarray]) -> Columns:
         for name, values in columns.items()
         if name.startswith(BEFORE)
     }
-    return {**found, "object": columns["object"], "category": columns["category"]}
+    return {**found, **{name: columns[name] for name in ("object", "view", "sample", "category")}}
 
 
 def categories(columns: Mapping[str, np.ndarray]) -> dict[str, Table]:
