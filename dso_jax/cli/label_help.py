@@ -12,6 +12,9 @@ protocols
   dso-eval   scaled to unit size, 1 ms steps, up to 10 s, stops early once at rest (the default)
   dso-label  raw file units, 1 ms steps, always 10 s: how DSO labelled its training set
   fast       dso-eval with 2 ms steps: half the time, 0-0.3 % of labels differ
+  solid      dso-eval with the true inertia of closed meshes and the contact rule of occupancy, as
+             dso sample and dso generate label: for the meshes that they export. The others count
+             concave parts of a mesh twice, as DSO does (MuJoCo's `legacy` inertia)
   FILE.yaml  your own: fields that differ from dso-eval, or from `preset: NAME`
 
 engines

@@ -30,10 +30,9 @@ what comes out
   --best-of N draws the seeds S, S+1, ... S+N-1 and keeps the one that stands with the largest
   margin; a table shows all. The seed in the last line gives the same mesh alone.
 
-  `dso label OUT` labels the mesh instead of the occupancy, with its protocol's inertia and contact
-  rule. The default inertia, legacy, is DSO's and counts concave parts of a mesh twice: objects with
-  a margin of a degree or two may then get the other label. A protocol file with `inertia: exact`
-  and `contact: skin` labels as here.
+  `dso label OUT --protocol solid` labels the mesh as the occupancy is labelled here. The default
+  there, dso-eval, takes the inertia that DSO took, which counts concave parts of a mesh twice:
+  objects with a margin of a degree or two may then get the other label.
 
 exit codes
   0  written, whether it stands or falls

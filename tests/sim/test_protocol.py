@@ -14,6 +14,8 @@ def test_presets_are_what_dso_did():
     assert (label.scaling, label.early_stop, label.steps) == ("none", False, 10_000)
     assert (evaluate.scaling, evaluate.early_stop, evaluate.timestep) == ("unit", True, 1e-3)
     assert dataclasses.replace(fast, timestep=1e-3) == evaluate
+    solid = dataclasses.replace(PRESETS["solid"], inertia="legacy", contact="c4")
+    assert solid == evaluate != PRESETS["solid"]
     assert (fast.steps, fast.check_steps) == (5_000, 50)
     assert all(p.threshold_deg == 20.0 for p in PRESETS.values())
 
