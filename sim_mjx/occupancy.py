@@ -16,6 +16,8 @@ Legend: B objects, R grid resolution, M candidates, D directions (= support poin
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import ndimage
@@ -31,11 +33,11 @@ MAX_POINTS = 256
 SATURATION = Protocol.saturation
 # Feet are what lies within this many voxels of the lowest point; faces count as their underside
 # where the normal's z is below this.
-_FOOT_LAYERS = 1.5
+FOOT_LAYERS = 1.5
 _DOWNWARD = -0.5
 _SMALL_PRODUCT = 2**18  # multiply-adds
 # Below this extent (m) along an axis the points span no volume worth simulating.
-_FLAT = 1e-4
+FLAT = 1e-4
 
 
 def bodies_from_occupancy(
@@ -56,7 +58,24 @@ def bodies_from_occupancy(
     Raises:
         ValueError: if the array is not a batch of cubes.
     """
-    array = np.asarray(logits, np.float32)
+    bodies, reasons = [], []
+    for volume in as_cubes(logits, np):
+        try:
+            bodies.append(_body(volume, max_points, saturation))
+            reasons.append(None)
+        except BodyError as error:
+            bodies.append(placeholder(max_points))
+            reasons.append(error.reason)
+    return concatenate(bodies), reasons
+
+
+def as_cubes(logits, xp: ModuleType):
+    """Logits as an array (B, R, R, R) of numpy or jax.numpy, single precision.
+
+    Raises:
+        ValueError: if the array is not a batch of cubes.
+    """
+    array = xp.asarray(logits, xp.float32)
     if array.ndim == 5 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 4 or len(set(array.shape[1:])) != 1:
@@ -65,15 +84,7 @@ def bodies_from_occupancy(
         )
     if not len(array):
         raise ValueError("occupancy logits: expected at least one object")
-    bodies, reasons = [], []
-    for volume in array:
-        try:
-            bodies.append(_body(volume, max_points, saturation))
-            reasons.append(None)
-        except BodyError as error:
-            bodies.append(placeholder(max_points))
-            reasons.append(error.reason)
-    return concatenate(bodies), reasons
+    return array
 
 
 def placeholder(max_points: int = MAX_POINTS) -> RigidBody:
@@ -154,7 +165,7 @@ def support_indices(
 def _foot_corners(candidates: Float[np.ndarray, "M 3"], voxel: float) -> Int[np.ndarray, " n"]:
     """Candidates in the lowest layers that are corners of a downward face of their hull."""
     height = candidates[:, 2]
-    low = np.flatnonzero(height < height.min() + _FOOT_LAYERS * voxel)
+    low = np.flatnonzero(height < height.min() + FOOT_LAYERS * voxel)
     try:
         hull = ConvexHull(candidates[low])
     except (QhullError, ValueError):
@@ -171,7 +182,7 @@ def _body(
     if not solid.any():
         raise BodyError("empty", "no occupied voxel")
     candidates = surface_candidates(np.clip(logits, -saturation, saturation), solid)
-    if np.ptp(candidates, axis=0).min() < _FLAT:
+    if np.ptp(candidates, axis=0).min() < FLAT:
         raise BodyError("flat", "the occupied voxels span no volume")
     filled = coverage(logits, solid)
     com, tensor = _moments(filled)
