@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -33,17 +35,21 @@ def check_new(path: str | Path) -> Path:
 def new_folder(path: str | Path) -> Iterator[Path]:
     """Gives a temporary folder beside `path` to fill; it gets its name when the block ends well.
 
-    After an error nothing is left; after a kill, only the hidden temporary folder. Of two that
-    make the same folder at once, the second is refused.
+    After an error nothing is left; after a kill the hidden temporary folder, which goes when a
+    folder of that name is made again. Of two that make the same folder at once, the second is
+    refused.
 
     Raises:
       WeightError: as `check_new`.
     """
     path = check_new(path).absolute()
+    _remove_abandoned(path)
     # Not `tempfile`: it makes the folder private, whatever the user's umask says.
-    temporary = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}.tmp")
     temporary.mkdir()
+    mark = os.open(temporary, os.O_RDONLY)
     try:
+        _lock(mark)
         yield temporary
         try:
             temporary.rename(path)
@@ -53,3 +59,30 @@ def new_folder(path: str | Path) -> Iterator[Path]:
             raise WeightError(f"{path}: somebody else made it meanwhile") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        os.close(mark)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Removes temporary folders of `path` whose process is gone, gigabytes perhaps."""
+    ours = re.compile(rf"\.{re.escape(path.name)}-[0-9a-f]{{8}}\.tmp")
+    for entry in path.parent.iterdir():
+        if not ours.fullmatch(entry.name):
+            continue
+        try:
+            mark = os.open(entry, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:  # no folder, gone just now, or not ours to open
+            continue
+        try:
+            if _lock(mark):
+                shutil.rmtree(entry, ignore_errors=True)
+        finally:
+            os.close(mark)
+
+
+def _lock(mark: int) -> bool:
+    """Whether an open folder is this process's alone; a lock ends with its process, however."""
+    try:
+        fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # somebody else's, or a file system that has no locks
+        return False
+    return True
