@@ -68,6 +68,8 @@ def main(args: list[str]) -> int:
     result.save(out)
     bench.parts.discard()
     console.print(evaluate_tables.tables(result))
+    if "best" in result.summary:
+        print(f"best checkpoint: {result.summary['best']['name']}")
     print(result.summary["verdict"]["text"])
     print(f"{len(result)} rows in {out}/results.csv, tables in {out}/results.json")
     return 0

@@ -34,7 +34,6 @@ _SURVIVAL = "survival_"
 # Of the tables with a row for each of many things; only one has room for its interval.
 _SHORT = ("output", "stable", "tilt_deg", "margin_deg", "cd", "f_score")
 _WITH_INTERVAL = "stable"
-_ENDS = {"value": "", "low": "_low", "high": "_high"}  # of a curve
 
 
 def tables(result: Result) -> Group:
@@ -52,8 +51,8 @@ def _all(result: Result) -> Iterator[Table]:
         yield _short("category", summary["categories"])
     if "baselines" in summary:
         yield _short("baseline", summary["baselines"])
-    if "checkpoints" in result.curves:
-        yield _curve(result.curves["checkpoints"], summary["best"]["step"])
+    if len(summary.get("checkpoints", ())) > 2:  # the base and one are before and after
+        yield _short("checkpoint", summary["checkpoints"])
     if "engines" in summary:
         yield _engines(summary["engines"])
 
@@ -89,26 +88,6 @@ def _short(title: str, rows: Mapping[str, Mapping[str, Any]]) -> Table:
     for row_name, row in rows.items():
         cells = [_cell(row.get(n), *_ROWS[n][2:], interval=n == _WITH_INTERVAL) for n in names]
         table.add_row(row_name, *cells)
-    return table
-
-
-def _curve(curve: Mapping[str, list], best: int) -> Table:
-    """A row a checkpoint."""
-    table = Table("step", title_justify="left")
-    names = [name for name in _ROWS if name in curve]
-    for name in names:
-        label, unit, *_ = _ROWS[name]
-        table.add_column(f"{label}, {unit}" if unit else label, justify="right")
-    for i, step in enumerate(curve["step"]):
-        cells = [
-            _cell(
-                {end: curve[f"{name}{suffix}"][i] for end, suffix in _ENDS.items()},
-                *_ROWS[name][2:],
-            )
-            for name in names
-        ]
-        said = "base" if step == 0 else f"{step}, best" if step == best else str(step)
-        table.add_row(said, *cells)
     return table
 
 

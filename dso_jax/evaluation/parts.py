@@ -42,7 +42,7 @@ class Parts:
         text = json.dumps(origin, sort_keys=True, default=str)
         path = self.folder / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.npz"
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 return dict(stored)
         except (FileNotFoundError, zipfile.BadZipFile):
             pass

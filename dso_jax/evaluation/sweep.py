@@ -77,9 +77,12 @@ def evaluate(
         "step": chosen.step,
         "suspect": [m.name for m, v in zip(models, verdicts, strict=True) if v["ok"] is False],
     }
+    summaries["checkpoints"] = {"base": summary.table(before)} | {
+        model.name: table for model, table in zip(models, tables, strict=True)
+    }
     if len(models) > 1:
         curves["checkpoints"] = _curve([0, *(m.step for m in models)],
-                                       [summary.table(before), *tables])  # fmt: skip
+                                       list(summaries["checkpoints"].values()))  # fmt: skip
     each = [truth for truth in truths for _ in range(sweep.count)]
     if settings.baselines:
         upright = dataclasses.replace(settings.drops, perturbations=())
