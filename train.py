@@ -25,10 +25,10 @@ from typing import Any
 import jax
 
 from dso_jax import config_io, data
+from dso_jax.cli import adapters
 from dso_jax.config import Config
 from dso_jax.models import LoRAConfig, lora
-from dso_jax.store import Dataset
-from dso_jax.training import guards, heldout, policy, processes, runs, setup, sharding
+from dso_jax.training import guards, heldout, online, policy, processes, runs, setup, sharding
 from dso_jax.training.checkpoints import Checkpoints, Origin
 from dso_jax.training.interrupt import stop_on_signal
 from dso_jax.training.metrics import MetricLog, Throughput, check_finite, headline, progress_bar
@@ -65,6 +65,7 @@ def main(
     config: Config,
     *,
     base: Any = None,
+    encoder: Any = None,
     evaluate: Callable[[dict], dict[str, float]] | None = None,
     devices: Sequence[Any] | None = None,
 ) -> Result:
@@ -73,6 +74,7 @@ def main(
     Args:
         config: the resolved configuration.
         base: an already loaded generator; `config.base` is loaded otherwise.
+        encoder: an already loaded image encoder, if conditions are computed online.
         evaluate: params -> figures of held-out samples, `stable` (a share) among them; by default
             what `config.eval` describes.
         devices: to train on; all that are visible by default.
@@ -86,7 +88,8 @@ def main(
     train, objective = config.train, config.objective
     mesh = sharding.make_mesh(devices, config.system.fsdp)
     logger.info(sharding.check_batch(train.batch_size, train.accumulation, mesh))
-    dataset = Dataset(config.data)
+    processes.self_test(mesh, config.system.self_test)
+    dataset = online.open_dataset(config)
     batches = data.batches(
         dataset,
         train.batch_size,
@@ -98,8 +101,11 @@ def main(
     )
     base = setup.load_base(config, mesh) if base is None else base
     setup.check_fit(dataset, base)
+    encoder = online.load_encoder(config, mesh, encoder)
+    online.check_fit(dataset, encoder, base)
+    start = adapters.start(base, train.init_adapter)
     adapter_key, step_key = setup.keys(train.seed, mesh)
-    model, trainable, weights = policy.build(config, base, adapter_key, mesh)
+    model, trainable, weights = policy.build(config, base, adapter_key, mesh, start)
     logger.info(setup.describe(trainable, weights))
     if evaluate is None:
         evaluate = heldout.make_evaluate(config, base, model.lora)
@@ -123,7 +129,8 @@ def main(
         runs.write_config(folder, config)
 
     # ---------------------------------------------------------------- compile
-    batch = sharding.to_device(data.at(batches, position), mesh)
+    feed = online.make_feed(config, encoder, mesh)
+    batch = feed(data.at(batches, position))
     step_fn, probe_fn = setup.compile_all(
         make_step(model, objective, optimizer, rate, train.accumulation, mesh),
         make_probe(model, objective, train.accumulation, mesh),
@@ -175,7 +182,7 @@ def main(
         alarm = guards.reason_to_stop(config.guard, log.rows)  # a resumed run may be past it
         stopping = any_process(stop.requested) or alarm is not None
         while position < train.steps and not stopping:
-            batch = sharding.to_device(next(iterator), mesh)
+            batch = feed(next(iterator))
             logged = position % train.log_every == 0 or position == train.steps - 1
             probed = probe_fn(state, weights, batch, step_key) if logged else None
             state, stats = step_fn(state, weights, batch, step_key)

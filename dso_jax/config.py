@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Literal
 
 from dso_jax.models.config import Execution, LoRAConfig
 from dso_jax.objectives import ObjectiveConfig
@@ -53,6 +54,10 @@ class TrainConfig:
     """Newest checkpoints that stay, beside the best by held-out stability."""
     max_skipped: int = 3
     """Steps in a row with a loss or gradient that is not finite before the run stops."""
+    init_adapter: str | None = None
+    """Adapter to start from instead of a fresh one: an earlier run, a PEFT folder, or a DSO
+    checkpoint, of this base and with the settings of `lora`. DPO's reference is still the base
+    alone; to make it the earlier round, train on that round's `dso export --layout merged`."""
     overwrite: bool = False
     """Throw away what an earlier run left in `out`, instead of resuming it."""
 
@@ -110,6 +115,9 @@ class SystemConfig(Execution):
     fsdp: int = 1
     """Devices that share one copy of the base, a part each, and gather a block when it is its turn;
     1 keeps the whole base on every device."""
+    self_test: float = 120.0
+    """Seconds in which all devices must have summed a number each, before anything is loaded; 0
+    leaves the test out."""
     coordinator: str | None = None
     """HOST:PORT of the first of several processes; None leaves it to SLURM, Open MPI or Kubernetes
     (an Indexed Job), as JAX detects them."""
@@ -139,6 +147,12 @@ class Config:
     """Published generator to start from: a name, or the folder that holds it."""
     data: str = "runs/data"
     """Dataset folder: labelled samples of that generator."""
+    conditions: Literal["stored", "online"] = "stored"
+    """Conditions as the dataset folder has them, or computed by `image_encoder` from the images
+    that it has: less to store and to read, for about 3 % of a step."""
+    image_encoder: str = "dinov2_vitl14_reg"
+    """The DINOv2 that computes them: a name of the torch hub, or a file or folder of its weights.
+    Runs in `system.dtype`."""
     out: str = "runs/train"
     """Run folder: config.yaml, metrics.jsonl, checkpoints/, adapter/. An unfinished run resumes."""
     trainable: tuple[str, ...] = ("lora",)

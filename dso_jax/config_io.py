@@ -133,6 +133,7 @@ def check(config: Config) -> None:
         ("train.max_skipped", train.max_skipped, 1, True),
         ("guard.window", config.guard.window, 1, True),
         ("system.fsdp", config.system.fsdp, 1, True),
+        ("system.self_test", config.system.self_test, 0, True),
         ("eval.objects", config.eval.objects, 0, True),
         ("eval.skip", config.eval.skip, 0, True),
         ("eval.samples", config.eval.samples, 1, True),

@@ -40,6 +40,18 @@ def attach(base: Base, source: Path) -> tuple[dict, LoRAConfig]:
     return params, adapter.lora
 
 
+def start(base: Base, source: str | None) -> tuple[dict, LoRAConfig] | None:
+    """Leaves and settings of the adapter that training is to start from; None without a source.
+
+    Raises:
+      UsageError: as `attach`.
+    """
+    if source is None:
+        return None
+    params, settings = attach(base, Path(source))
+    return lora.adapter_leaves(params), settings
+
+
 def find(source: Path, which: str = "auto") -> Path:
     """The adapter of a run folder, or `source` itself if it is one.
 

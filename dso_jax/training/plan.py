@@ -176,7 +176,8 @@ def _estimate(
 
 def _batch(config: Config, flow: FlowConfig) -> dict[str, jax.ShapeDtypeStruct]:
     latent = (flow.in_channels, *[flow.resolution] * 3)
-    if (Path(config.data) / "meta.json").is_file():
+    stored = config.conditions == "stored"
+    if stored and (Path(config.data) / "meta.json").is_file():
         folder = Path(config.data)
         cond = store.row_shape(folder, store.read_meta(folder), "condition_shape")
     elif flow.cond_channels in TOKENS:

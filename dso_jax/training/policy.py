@@ -73,7 +73,11 @@ class Policy:
 
 
 def build(
-    config: Config, base: Any, key: jax.Array, mesh: Mesh | None = None
+    config: Config,
+    base: Any,
+    key: jax.Array,
+    mesh: Mesh | None = None,
+    start: tuple[dict, LoRAConfig] | None = None,
 ) -> tuple[Policy, dict, Weights]:
     """Policy, its trainable leaves and the frozen weights.
 
@@ -85,9 +89,10 @@ def build(
         base: `flow_config` and `flow_params` of a published generator.
         key: for LoRA's A.
         mesh: over which the weights are spread, if they are.
+        start: leaves and settings of an adapter to go on from; a fresh one by default.
 
     Raises:
-        UsageError: a pattern or a LoRA target that matches nothing.
+        UsageError: a pattern or a LoRA target that matches nothing, or a start of other settings.
     """
     system, params = config.system, base.flow_params
     try:
@@ -95,12 +100,14 @@ def build(
             adapter, full = None, params
             mask = lora.trainable_mask(full, config.trainable)
         else:
-            adapter, full = config.lora, lora.attach(params, config.lora, key)
+            adapter, full = config.lora, _with_adapter(config, params, key, start)
             mask = lora.trainable_mask(full, config.trainable)
             if not any(jax.tree.leaves(lora.adapter_leaves(mask))):
                 adapter, full, mask = None, params, lora.strip(mask)
     except ValueError as error:
         raise UsageError(str(error)) from None
+    if start is not None and adapter is None:
+        raise UsageError("train.init_adapter is given, but `trainable` names nothing of an adapter")
     trainable, frozen = lora.partition(full, mask)
     trainable = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), trainable)
     trains_base = any(jax.tree.leaves(lora.strip(mask)))
@@ -109,6 +116,23 @@ def build(
         _cast_blocks(params, system.dtype) if trains_base else None,
     )
     return Policy(base.flow_config, adapter, system.execution, mesh), trainable, weights
+
+
+def _with_adapter(
+    config: Config, params: dict, key: jax.Array, start: tuple[dict, LoRAConfig] | None
+) -> dict:
+    if start is None:
+        return lora.attach(params, config.lora, key)
+    leaves, found = start
+    wanted = dataclasses.asdict(config.lora)
+    for name, value in dataclasses.asdict(found).items():
+        same = sorted(value) == sorted(wanted[name]) if name == "targets" else value == wanted[name]
+        if not same:
+            raise UsageError(
+                f"train.init_adapter: its {name} is {value}, lora.{name} is {wanted[name]}; an "
+                "adapter goes on with the settings it began with"
+            )
+    return lora.with_adapter(params, jax.tree.map(jnp.asarray, leaves))
 
 
 def _cast_blocks(params: dict, dtype: str) -> dict:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -94,6 +96,50 @@ def local(params: Any, mesh: Mesh) -> Any:
         return params
     whole = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(mesh))(params)
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), whole)
+
+
+def self_test(mesh: Mesh, seconds: float) -> None:
+    """Let every device give a number, sum them over all, and see that each gets the right sum.
+
+    A network between GPUs that is set up wrongly hangs rather than fails, and would do so after
+    the weights are loaded and the step is compiled, without a word.
+
+    Raises:
+        UsageError: the sum is wrong, or is not there after `seconds`.
+    """
+    count = mesh.devices.size
+    if seconds == 0 or count == 1:
+        return
+    failures: list[Exception] = []
+    # A collective that hangs cannot be stopped: the thread must not keep the process alive.
+    thread = threading.Thread(target=_sum_over, args=(mesh, failures), daemon=True)
+    start = time.monotonic()
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        failures.append(TimeoutError(f"no answer within system.self_test {seconds:g} s"))
+    if failures:
+        raise UsageError(
+            f"the {count} devices of this run cannot sum a number each: {failures[0]}; look at "
+            "the network between them (NCCL_DEBUG=INFO says which one it takes), or use fewer with "
+            "--devices"
+        ) from failures[0]
+    logger.info("%d devices summed a number each in %.1f s", count, time.monotonic() - start)
+
+
+def _sum_over(mesh: Mesh, failures: list[Exception]) -> None:
+    """Appends what went wrong."""
+    spread, count = sharding.by_example(mesh), mesh.devices.size
+    numbers = np.arange(1, count + 1, dtype=np.float32)
+    try:
+        given = jax.make_array_from_callback(numbers.shape, spread, lambda index: numbers[index])
+        total = jax.jit(jnp.sum, out_shardings=sharding.replicated(mesh))(given)
+        found = {float(shard.data) for shard in total.addressable_shards}
+    except (RuntimeError, ValueError) as error:  # JaxRuntimeError is a RuntimeError
+        failures.append(RuntimeError(str(error).splitlines()[0]))
+        return
+    if found != {float(numbers.sum())}:
+        failures.append(ValueError(f"the sum is {sorted(found)}, expected {numbers.sum():g}"))
 
 
 class AnyProcess:

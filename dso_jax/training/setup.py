@@ -34,7 +34,7 @@ def load_base(config: Config, mesh: Mesh) -> Any:
 
 
 def check_fit(dataset: Dataset, base: Any) -> None:
-    """Refuse latents or conditions of another shape than the generator's.
+    """Refuse latents of another shape than the generator's.
 
     Raises:
         UsageError: naming meta.json and both shapes.
@@ -46,11 +46,6 @@ def check_fit(dataset: Dataset, base: Any) -> None:
     if dataset.latent_shape != expected:
         raise UsageError(
             f"{meta}: latent_shape is {dataset.latent_shape}, {base.name} takes {expected}"
-        )
-    if dataset.condition_shape[-1] != flow.cond_channels:
-        raise UsageError(
-            f"{meta}: condition_shape is {dataset.condition_shape}, {base.name} takes "
-            f"{flow.cond_channels} channels"
         )
     made_by = dataset.meta.get("base_sha256")
     if made_by not in (None, base.sha256):

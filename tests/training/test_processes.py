@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import chex
@@ -167,3 +168,18 @@ def test_alone_a_flag_is_heard_at_once():
     any_process = processes.AnyProcess(sharding.make_mesh(jax.devices()))
     assert not any_process(False) and any_process(True)
     assert processes.same(0.1) == 0.1
+
+
+def test_devices_that_do_not_answer_or_sum_wrongly_are_told_of(monkeypatch, caplog):
+    mesh = sharding.make_mesh()
+    with caplog.at_level("INFO"):
+        processes.self_test(mesh, 60)
+    assert "4 devices summed a number each" in caplog.text
+    monkeypatch.setattr(processes, "_sum_over", lambda mesh, failures: time.sleep(1))
+    with pytest.raises(UsageError, match=r"4 devices .* no answer within system.self_test 0.01 s"):
+        processes.self_test(mesh, 0.01)
+    processes.self_test(mesh, 0)
+    monkeypatch.undo()
+    monkeypatch.setattr(processes.jnp, "sum", lambda numbers: numbers.max())
+    with pytest.raises(UsageError, match=r"the sum is \[4.0\], expected 10"):
+        processes.self_test(mesh, 60)

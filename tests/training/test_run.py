@@ -18,10 +18,12 @@ import pytest
 
 import train
 from dso_jax import config_io, data
+from dso_jax.cli import adapters
 from dso_jax.cli import main as dso
 from dso_jax.config import Config, SystemConfig
 from dso_jax.errors import UsageError
-from dso_jax.models import lora
+from dso_jax.models import LoRAConfig, lora
+from dso_jax.training import policy, sharding
 from dso_jax.training.metrics import NonFiniteError
 from tests.training.conftest import LORA, labels, make_config, write_dataset
 from weight_port import read_peft_adapter
@@ -213,6 +215,44 @@ def test_a_run_resumes_on_other_numbers_of_devices(uninterrupted, base, config):
         )
         assert moved.steps == steps
     chex.assert_trees_all_close(adapter(moved), adapter(whole), rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_starts_from_the_adapter_of_another(uninterrupted, base, config, tmp_path):
+    first, whole = uninterrupted
+    config = change(config, steps=1, init_adapter=first.out)
+    start = adapters.start(base, first.out)
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    trainable = policy.build(config, base, jax.random.key(0), mesh, start)[1]
+    leaves = [leaf for leaf in jax.tree.leaves(trainable) if leaf.size]
+    chex.assert_trees_all_equal(leaves, jax.tree.leaves(adapter(whole)))
+    # Whoever starts from it does not start at the reference: the first line says so.
+    row = run(config, base).rows[0]
+    assert row["step"] == 0 and row["win_drift"] != 0
+    with pytest.raises(UsageError, match=r"train.init_adapter .*, this one has None"):
+        run(change(config, init_adapter=None), base)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lora": LoRAConfig(rank=4, alpha=4.0)}, "its rank is 2, lora.rank is 4"),
+        ({"lora": LoRAConfig(rank=2, alpha=8.0)}, "its alpha is 4.0, lora.alpha is 8.0"),
+        ({"trainable": ("all",)}, "`trainable` names nothing of an adapter"),
+    ],
+)
+def test_an_adapter_of_other_settings_is_refused(uninterrupted, base, config, changes, message):
+    config = dataclasses.replace(change(config, init_adapter=uninterrupted[0].out), **changes)
+    with pytest.raises(UsageError, match=message):
+        run(config, base)
+    assert not Path(config.out).exists()
+
+
+def test_an_adapter_of_another_base_is_refused(uninterrupted, base, config):
+    config = change(config, init_adapter=uninterrupted[0].out)
+    with pytest.raises(UsageError, match="base"):
+        run(config, dataclasses.replace(base, sha256="2" * 64))
+    with pytest.raises(UsageError, match="nowhere: no such run or adapter"):
+        run(change(config, init_adapter="nowhere"), base)
 
 
 def test_overwrite_starts_again(base, config):
