@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import re
+import socket
+import urllib.parse
+import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +21,7 @@ PUBLISHED = {
     f"TRELLIS-{size}": f"microsoft/TRELLIS-{size}"
     for size in ("image-large", "text-base", "text-large", "text-xlarge")
 }
+PATIENCE = 5.0  # seconds for the hub to take up a connection
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -116,17 +121,38 @@ def fetch(repo: str, name: str, *, offline: bool | None = None) -> Path:
       UsageError: huggingface_hub is not installed, or what it says about repository or network.
     """
     library, errors = _library(repo)
+    known = library.constants
+    # None leaves the choice to HF_HUB_OFFLINE, which the library reads itself.
+    silent = not (offline or known.HF_HUB_OFFLINE or _answers(known.ENDPOINT))
     try:
-        # None leaves the choice to HF_HUB_OFFLINE, which the library reads itself.
-        return Path(library.hf_hub_download(repo, name, local_files_only=bool(offline)))
+        return Path(library.hf_hub_download(repo, name, local_files_only=bool(offline) or silent))
     except errors as error:
         text = " ".join(str(error).split())
         where = "in the hub's cache (offline)" if offline else "on the Hugging Face hub"
+        if silent:
+            where = f"in the hub's cache, and {known.ENDPOINT} does not answer"
         absent = isinstance(error, library.errors.EntryNotFoundError)
         raise (NotThere if absent else UsageError)(
             f"{repo}/{name}: no local file, and not to be had {where}: {type(error).__name__}: "
             f"{text}; with a local copy, give its path"
         ) from error
+
+
+@functools.cache
+def _answers(endpoint: str) -> bool:
+    """Whether the hub can be reached: its library tries for half a minute before it gives up.
+
+    What lies behind a proxy only the proxy knows.
+    """
+    address = urllib.parse.urlsplit(endpoint)
+    if urllib.request.getproxies() or address.hostname is None:
+        return True
+    port = address.port or (80 if address.scheme == "http" else 443)
+    try:
+        socket.create_connection((address.hostname, port), timeout=PATIENCE).close()
+    except OSError:
+        return False
+    return True
 
 
 def _library(repo: str) -> tuple[ModuleType, tuple[type[Exception], ...]]:

@@ -2,7 +2,10 @@
 
 import json
 import shutil
+import socket
 import sys
+import time
+import urllib.request
 
 import jax
 import numpy as np
@@ -128,6 +131,23 @@ def test_offline_keeps_off_the_network(cache, monkeypatch):
     asked.clear()
     pretrained.resolve(REPO)  # left to HF_HUB_OFFLINE, which the library reads
     assert asked == [False]
+
+
+def test_a_hub_that_does_not_answer_is_not_waited_for(cache, monkeypatch):
+    """A mistyped path looks like a repository's name; the library would try for half a minute."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    with socket.socket() as closed:
+        closed.bind(("localhost", 0))  # and nobody listens
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://localhost:{closed.getsockname()[1]}")
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(urllib.request, "getproxies", dict)
+        started = time.monotonic()
+        with pytest.raises(UsageError, match=r"rnus/mine/pipeline.*localhost:\d+ does not answer"):
+            pretrained.load("rnus/mine")
+        assert pretrained.flow_config(REPO) == FLOW  # what the cache has serves without it
+        assert time.monotonic() - started < 2 * hub.PATIENCE
+        monkeypatch.setattr(urllib.request, "getproxies", lambda: {"https": "http://proxy"})
+        assert hub._answers("http://localhost:1") and hub._answers("strange")
 
 
 @pytest.mark.parametrize("suffix", [".json", ".safetensors"])
