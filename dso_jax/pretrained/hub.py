@@ -159,6 +159,7 @@ def _library(repo: str) -> tuple[ModuleType, tuple[type[Exception], ...]]:
     """huggingface_hub, and what it raises for a repository, a file or the network."""
     try:
         import huggingface_hub
+        import huggingface_hub.constants
         import huggingface_hub.errors
     except ImportError:
         raise UsageError(
