@@ -127,14 +127,14 @@ def fetch(repo: str, name: str, *, offline: bool | None = None) -> Path:
     try:
         return Path(library.hf_hub_download(repo, name, local_files_only=bool(offline) or silent))
     except errors as error:
-        text = " ".join(str(error).split())
+        text = f"{type(error).__name__}: {' '.join(str(error).split())}"
         where = "in the hub's cache (offline)" if offline else "on the Hugging Face hub"
         if silent:
-            where = f"in the hub's cache, and {known.ENDPOINT} does not answer"
+            where, text = "in the hub's cache", f"{known.ENDPOINT} does not answer"
         absent = isinstance(error, library.errors.EntryNotFoundError)
         raise (NotThere if absent else UsageError)(
-            f"{repo}/{name}: no local file, and not to be had {where}: {type(error).__name__}: "
-            f"{text}; with a local copy, give its path"
+            f"{repo}/{name}: no local file, and not to be had {where}: {text}; with a local copy, "
+            "give its path"
         ) from error
 
 
