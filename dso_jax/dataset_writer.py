@@ -158,19 +158,26 @@ class DatasetWriter:
         self._next = max(self._next, shard + 1)
         self._keys.update(zip(*(np.asarray(columns[name]).tolist() for name in KEY), strict=True))
 
-    def finish(self) -> None:
+    def finish(self) -> int:
         """Puts the parts of the table together in one file.
 
         For when all is there: what another writer adds at this very moment would be overlooked by
         a third one that does the same. A reader that comes in between sees everything.
+
+        Returns:
+            How many samples the folder holds, whoever wrote them.
         """
+        if not self.shards():
+            return 0
         parts = find_parts(self.folder)
         table = read_table(self.folder)
-        if not parts or not len(table["shard"]):
-            return
+        count = len(table["shard"])
+        if not parts or not count:
+            return count
         write_samples(self.folder / SAMPLES, table)
         for shard in set(parts).intersection(table["shard"].tolist()):  # one without lines stays
             parts[shard].unlink(missing_ok=True)
+        return count
 
     @property
     def _shaped(self) -> bool:

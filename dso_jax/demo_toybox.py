@@ -14,11 +14,15 @@ import numpy as np
 import sim_mjx
 import train
 import weight_port
-from dso_jax import config_io, evaluate, generate, pretrained, prompts, toybox
+from dso_jax import config_io, evaluate, pretrained, prompts, toybox
 from dso_jax.config import Config, EvalConfig
 from dso_jax.demo import DemoConfig
 from dso_jax.errors import UsageError
+from dso_jax.generate_blocks import Recipe
+from dso_jax.generate_dataset import DatasetJob
+from dso_jax.generator import Generator
 from dso_jax.models import lora
+from dso_jax.prompt_sources import ToyboxSource
 from dso_jax.report import gallery
 from dso_jax.training.metrics import progress_bar
 
@@ -55,18 +59,17 @@ class ToyboxWork:
     def sample(self, seed: int, out: Path) -> None:
         """See `Work.sample`."""
         config = self._config
-        asked = prompts.toybox_prompts("preference", config.preference_objects)
         total = config.preference_objects * config.preference_samples
         with _counting("sample", total) as count:
-            generate.write_dataset(
-                self._base,
-                asked,
+            job = DatasetJob(
+                Generator.of(self._base, devices=jax.local_devices()[:1]),
+                ToyboxSource("preference", config.preference_objects),
                 out,
                 self._protocol,
-                samples=config.preference_samples,
-                seed=seed,
-                progress=count,
+                Recipe(samples=config.preference_samples, seed=seed),
             )
+            count(job.there)
+            job.run(progress=lambda stage, more: count(more) if stage == "drop" else None)
 
     def train(self, method: str, seed: int, data: Path, out: Path) -> None:
         """See `Work.train`.

@@ -21,7 +21,7 @@ from dso_jax import batches
 from dso_jax.batches import Progress
 from dso_jax.models import Execution, LoRAConfig, apply_decoder, apply_flow, flow_context
 from dso_jax.pretrained import Base
-from dso_jax.prompts import Prompts
+from dso_jax.prompts import Named
 from dso_jax.sampler import SamplerConfig, sample
 from sim_mjx.margin import static_margin_deg
 
@@ -43,9 +43,7 @@ def sample_seed(obj: str, view: int, number: int, run: int = 0) -> int:
     return int.from_bytes(digest[:4], "little") >> 1
 
 
-def sample_seeds(
-    prompts: Prompts, rows: np.ndarray, number: np.ndarray, run: int = 0
-) -> np.ndarray:
+def sample_seeds(prompts: Named, rows: np.ndarray, number: np.ndarray, run: int = 0) -> np.ndarray:
     """`sample_seed` of draw `number[i]` for the prompt `rows[i]`."""
     return np.array(
         [

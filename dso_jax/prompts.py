@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float
 
 from dso_jax import toybox
+
+
+class Named(Protocol):
+    """What has P prompts by name: see `Prompts`."""
+
+    @property
+    def objects(self) -> np.ndarray: ...
+
+    @property
+    def views(self) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -44,9 +56,14 @@ def toybox_prompts(split: str, count: int, *, first: int = 0, view: int = 0) -> 
     solid = toybox.make_objects(seeds).astype(bool)
     images = toybox.render(solid, view)
     return Prompts(
-        objects=np.array([f"toybox-{seed}" for seed in seeds]),
+        objects=toybox_names(seeds),
         views=np.full(count, view),
         conditions=toybox.condition(images),
         images=images,
         truth=solid,
     )
+
+
+def toybox_names(seeds: Sequence[int]) -> np.ndarray:
+    """What the objects of these seeds are called."""
+    return np.array([f"toybox-{seed}" for seed in seeds])

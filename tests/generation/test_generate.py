@@ -1,59 +1,21 @@
-"""Samples depend on what is asked for alone, and a killed dataset job repeats and loses nothing."""
+"""Samples depend on what is asked for alone."""
 
-import dataclasses
 import hashlib
 
 import jax
 import numpy as np
 import pytest
 
-import sim_mjx
-from dso_jax import generate, pretrained, prompts
-from dso_jax.errors import UsageError
-from dso_jax.models import DecoderConfig, FlowConfig, init_decoder, init_flow
-from dso_jax.sampler import SamplerConfig
-from dso_jax.store import Dataset
-from sim_mjx.rest import Rest
+from dso_jax import batches, generate
+from tests.generation.tiny import asked, make_base
 
 # XLA may order the sums of another batch size differently.
 BATCH_RTOL = 1e-5
-FAST = sim_mjx.Protocol.preset("fast")
 
 
 @pytest.fixture(scope="module")
 def base():
-    flow = FlowConfig(
-        resolution=4,
-        in_channels=2,
-        out_channels=2,
-        model_channels=12,
-        cond_channels=5,
-        num_blocks=1,
-        num_heads=2,
-        patch_size=2,
-    )
-    decoder = DecoderConfig(latent_channels=2, channels=(8, 4), num_res_blocks=0)
-    key = jax.random.key(0)
-    params = jax.tree.map(lambda x: x + 0.1, init_flow(flow, key))  # no layer starts at zero
-    return pretrained.Base(
-        name="tiny",
-        flow_config=flow,
-        flow_params=params,
-        decoder_config=decoder,
-        decoder_params=init_decoder(decoder, key),
-        sampler=SamplerConfig(steps=3, guidance_weight=1.0),
-        sha256="0" * 64,
-    )
-
-
-def asked(count: int) -> prompts.Prompts:
-    rng = np.random.default_rng(1)
-    return prompts.Prompts(
-        objects=np.array([f"thing-{i}" for i in range(count)]),
-        views=np.zeros(count, np.int64),
-        conditions=rng.normal(size=(count, 3, 5)).astype(np.float32),
-        images=np.zeros((count, 4, 4, 3), np.float32),
-    )
+    return make_base()
 
 
 def test_seeds_name_the_draw_and_fit_a_key():
@@ -97,67 +59,37 @@ def test_nothing_to_sample_is_an_error(base):
         generate.decode(base, np.zeros((0, 2, 4, 4, 4), np.float32))
 
 
-@pytest.fixture
-def tipped(monkeypatch):
-    """Labels by a rule on the logits instead of a simulation: this module is not about physics."""
-
-    def label(logits, protocol, *, progress=None):
-        falls = logits.mean((1, 2, 3)) > np.median(logits)
-        angle = np.where(falls, np.pi / 4, 0.0)  # of half the rotation: 90 degrees about x
-        zero = np.zeros_like(angle)
-        quaternion = np.stack([np.cos(angle), np.sin(angle), zero, zero], 1)
-        count = len(logits)
-        rest = Rest.from_states(
-            np.zeros((count, 3)),
-            quaternion,
-            np.full(count, 100),
-            np.ones(count, bool),
-            [None] * count,
-        )
-        return generate.Labelled(logits, rest, zero)
-
-    monkeypatch.setattr(generate, "label", label)
-    monkeypatch.setattr(generate, "OBJECTS_PER_SHARD", 2)
+def test_draws_of_a_condition_share_it_and_keep_their_seeds(base):
+    cond, seeds = asked(3).conditions, np.arange(12)
+    shared = generate.sample_latents(base, base.flow_params, cond, seeds, batch=8)
+    alone = generate.sample_latents(base, base.flow_params, cond.repeat(4, axis=0), seeds, batch=8)
+    np.testing.assert_allclose(shared, alone, rtol=BATCH_RTOL, atol=BATCH_RTOL)
+    # More draws of one condition than a batch holds.
+    many = generate.sample_latents(base, base.flow_params, cond, seeds, batch=3)
+    np.testing.assert_allclose(shared, many, rtol=BATCH_RTOL, atol=BATCH_RTOL)
+    with pytest.raises(ValueError, match="7 draws of 3 conditions, expected as many of each"):
+        generate.sample_latents(base, base.flow_params, cond, seeds[:7])
 
 
-def contents(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+def test_noise_may_be_given(base):
+    """As torch drew it, for example."""
+    cond, seeds = asked(2).conditions, np.arange(4)
+    noise = np.stack([jax.random.normal(jax.random.key(s), (2, 4, 4, 4)) for s in seeds])
+    own = generate.sample_latents(base, base.flow_params, cond, seeds, batch=4)
+    given = generate.sample_latents(base, base.flow_params, cond, noise, batch=4)
+    np.testing.assert_array_equal(given, own)
 
 
-def test_a_killed_job_ends_in_the_same_folder(base, tipped, tmp_path):
-    generate.write_dataset(base, asked(5), tmp_path / "whole", FAST, samples=3)
+def test_batches_keep_to_their_group_on_any_number_of_functions():
+    rows, seen = np.arange(11), []
 
-    def kill(count):
-        raise KeyboardInterrupt
+    def double(taken):
+        seen.append(np.asarray(taken).tolist())
+        return 2 * taken
 
-    with pytest.raises(KeyboardInterrupt):
-        generate.write_dataset(base, asked(5), tmp_path / "killed", FAST, samples=3, progress=kill)
-    assert len(Dataset(tmp_path / "killed")) == 6
-    counts = []
-    generate.write_dataset(
-        base, asked(5), tmp_path / "killed", FAST, samples=3, progress=counts.append
-    )
-    assert counts == [6, 6, 3]
-    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
-
-
-def test_the_folder_holds_what_was_sampled_and_its_label(base, tipped, tmp_path):
-    generate.write_dataset(base, asked(3), tmp_path / "data", FAST, samples=2, seed=7)
-    dataset = Dataset(tmp_path / "data")
-    samples = dataset.samples
-    assert samples["object"].tolist() == [f"thing-{i}" for i in (0, 0, 1, 1, 2, 2)]
-    assert samples["seed"][3] == generate.sample_seed("thing-1", 0, 1, 7)
-    assert set(samples["protocol"]) == {FAST.hash()}
-    np.testing.assert_array_equal(samples["stable"], samples["tilt_deg"] < 20)
-    assert samples["stable"].any() and not samples["stable"].all()
-    again = generate.sample_latents(
-        base, base.flow_params, asked(3).conditions[[1]], samples["seed"][[3]]
-    )
-    np.testing.assert_allclose(dataset.latent(3), again[0], rtol=BATCH_RTOL, atol=BATCH_RTOL)
-
-
-def test_a_folder_of_other_settings_is_refused(base, tipped, tmp_path):
-    generate.write_dataset(base, asked(2), tmp_path / "data", FAST, samples=2)
-    slow = dataclasses.replace(FAST, timestep=0.001)
-    with pytest.raises(UsageError, match="protocol"):
-        generate.write_dataset(base, asked(2), tmp_path / "data", slow, samples=2)
+    expected = [[0, 1], [2, 2], [3, 4], [5, 6], [7, 8], [9, 10]]
+    for functions in (double, [double] * 4):
+        seen.clear()
+        found = batches.run(functions, rows, size=2, groups=[3, 2, 6])
+        assert found.tolist() == (2 * rows).tolist()
+        assert seen == expected

@@ -1,0 +1,119 @@
+"""Labels of occupancy in the background: bodies on threads, drops in one pool that never drains.
+
+A sampling batch alone would leave an accelerator waiting for launches through thousands of steps;
+here objects of many batches share the slots, and whatever ends makes room for the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+import sim_mjx
+from sim_mjx.drop import cores
+from sim_mjx.margin import static_margin_deg
+from sim_mjx.stream import DropStream
+
+_MAKERS = 4  # threads at most: a body of 64^3 voxels takes 13 ms
+_AHEAD = 2  # batches of logits that wait for a thread
+
+Done = Callable[[Any, sim_mjx.Rest, np.ndarray], None]
+
+
+class Labelling:
+    """Labels batches of occupancy logits while its owner does something else; a context manager.
+
+    Leaving the `with` block waits for all labels; leaving it by an exception abandons them.
+
+    Args:
+        protocol: what is simulated.
+        done: called with the tag of a batch, how its objects came to rest, and their static margin
+            in degrees; from one thread, in the order in which batches end.
+        also: called with the tag and all of its logits, from several threads.
+        progress: called with the number of objects that have just come to rest.
+    """
+
+    def __init__(
+        self,
+        protocol: sim_mjx.Protocol,
+        done: Done,
+        *,
+        also: Callable[[Any, np.ndarray], None] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        self._protocol, self._done, self._also = protocol, done, also
+        threads = min(_MAKERS, cores())
+        self._makers = ThreadPoolExecutor(threads, "bodies")
+        self._room = threading.Semaphore(threads + _AHEAD)
+        self._made: list[Future] = []
+        self._stream = DropStream(protocol, progress=progress)
+        self._collecting = ThreadPoolExecutor(1, "labels")
+
+    def __enter__(self) -> Labelling:
+        self._stream.__enter__()
+        self._collector = self._collecting.submit(self._collect)
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        if kind is None:
+            try:
+                self.drain()
+            except BaseException as fault:
+                self._end(type(fault), fault)
+                raise
+        self._end(kind, error)
+
+    def drain(self) -> None:
+        """Waits for all labels; nothing may be put in afterwards."""
+        for made in self._made:
+            made.result()
+        self._stream.close()
+        self._collector.result()
+
+    def put(self, tag: Any, logits: Float[np.ndarray, "N R R R"]) -> None:
+        """Adds a batch; waits while too many wait.
+
+        Raises:
+            Exception: whatever has gone wrong with an earlier one.
+        """
+        if self._collector.done():
+            self._collector.result()
+        waiting = []
+        for made in self._made:
+            if made.done():
+                made.result()
+            else:
+                waiting.append(made)
+        self._room.acquire()
+        self._made = [*waiting, self._makers.submit(self._make, tag, logits)]
+
+    def _make(self, tag: Any, logits: np.ndarray) -> None:
+        try:
+            saturation = self._protocol.saturation
+            bodies, reasons = sim_mjx.bodies_from_occupancy(logits, saturation=saturation)
+            margin = static_margin_deg(bodies)
+            if self._also:
+                self._also(tag, logits)
+            self._stream.put(bodies, reasons, tag=(tag, margin))
+        finally:
+            self._room.release()
+
+    def _collect(self) -> None:
+        for (tag, margin), rest in self._stream.results():
+            margin[rest.status == "invalid"] = 0.0
+            self._done(tag, rest, margin)
+
+    def _end(self, kind, error) -> None:
+        """Stops all threads; what they say after a failure is its consequence."""
+        self._makers.shutdown(wait=kind is None, cancel_futures=True)
+        quiet = contextlib.nullcontext() if kind is None else contextlib.suppress(Exception)
+        with quiet:
+            self._stream.__exit__(kind, error, None)
+        self._makers.shutdown()
+        self._collecting.shutdown()
