@@ -15,6 +15,7 @@ from dso_jax.pretrained import Base
 from weight_port import WeightError, layouts
 
 NAMES = {"best": "adapter-best", "last": "adapter"}  # in a run, the better first
+PEFT_WEIGHTS = "adapter_model.safetensors"
 
 
 def attach(base: Base, source: Path) -> tuple[dict, LoRAConfig]:
@@ -55,6 +56,9 @@ def start(base: Base, source: str | None) -> tuple[dict, LoRAConfig] | None:
 def find(source: Path, which: str = "auto") -> Path:
     """The adapter of a run folder, or `source` itself if it is one.
 
+    A folder of `dso export --layout dso` and the weight file of a PEFT folder are taken for the
+    adapter that they are part of.
+
     Args:
       which: of a run: one of `NAMES`, or "auto" for the first that is there.
 
@@ -63,8 +67,12 @@ def find(source: Path, which: str = "auto") -> Path:
     """
     if not source.exists():
         raise UsageError(f"{source}: no such run or adapter")
+    if source.name == PEFT_WEIGHTS and (source.parent / "adapter_config.json").is_file():
+        return source.parent
     if source.is_file() or (source / "adapter_config.json").is_file():
         return source
+    if (source / exporting.DSO_FILE).is_file():
+        return source / exporting.DSO_FILE
     names = list(NAMES.values()) if which == "auto" else [NAMES[which]]
     for name in names:
         if (source / name).is_dir():

@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         "--adapter",
         metavar="RUN",
         help="post-trained weights: a run folder of dso train (adapter-best/, else adapter/), a "
-        "PEFT adapter folder or a DSO checkpoint",
+        "PEFT adapter folder, or a DSO checkpoint (.safetensors, .pt)",
     )
     add(
         "--encoder",

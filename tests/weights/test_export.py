@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dso_jax import pretrained
-from dso_jax.cli import exporting
+from dso_jax.cli import adapters, exporting
 from tests.weights.layout_world import FLOW, STEM, run, tree, write_run
 from weight_port import WeightError, files, layouts
 
@@ -65,6 +65,17 @@ def test_all_layouts_come_back_through_import(world, tmp_path, capsys):
     words = ("--layout", "dso", *base, "--out", tmp_path / "dso")
     assert run("export", tmp_path / "from-dso", *words) == 0
     assert tree(tmp_path / "dso")["dso.safetensors"] == tree(world / "dso")["dso.safetensors"]
+
+
+def test_an_adapter_is_found_by_any_of_its_names(world):
+    for name, found in {
+        "peft": "peft",
+        "peft/adapter_model.safetensors": "peft",
+        "dso": "dso/dso.safetensors",
+        "dso/dso.safetensors": "dso/dso.safetensors",
+        "run": "run/adapter-best",
+    }.items():
+        assert adapters.find(world / name) == world / found
 
 
 def test_a_strangers_dso_checkpoint_is_imported(world, tmp_path, capsys):
