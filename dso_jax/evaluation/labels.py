@@ -40,7 +40,7 @@ LABELS = {
     "rotation_deg": Label("rotation, mean", "°", 1, 2),
     "rotation_deg_median": Label("rotation, median", "°", 1, 3),
     "margin_deg": Label("margin", "°", 1, 2),
-    "margin_mm": Label("margin of 100", "mm", 1, 2),
+    "margin_mm": Label("margin at a size of 100 mm", "mm", 1, 2),
     "cd": Label("Chamfer distance", "", 1, 4),
     "f_score": Label("F-score", "%", 100, 2),
     "cd_fine": Label("Chamfer distance, fine", "", 1, 4),

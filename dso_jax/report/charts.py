@@ -15,16 +15,23 @@ from dso_jax.statistics import Interval
 
 WIDTH, HEIGHT = 420, 220
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 34
+SQUARE = 360  # height of a scatter chart
+ENDS = ("x", "y", "low", "high")  # of a series, what is thinned alike
 MAX_POINTS = 240  # a longer curve is thinned to about two points a pixel
 
 
 class Series(NamedTuple):
-    """One curve: its name, its colour (number of the method) and its points, x ascending."""
+    """One curve: its name, its colour (number of the method) and its points, x ascending.
+
+    `low` and `high` are the ends of an interval around each point, if there is one.
+    """
 
     name: str
     colour: int
     x: Sequence[float]
     y: Sequence[float]
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
 
 
 class Row(NamedTuple):
@@ -41,20 +48,44 @@ def line_chart(title: str, series: Sequence[Series], x_label: str = "step") -> s
     Returns:
         A `<figure>` element, or an empty string if there is nothing finite to draw.
     """
-    thinned = [one._replace(x=_thin(one.x), y=_thin(one.y)) for one in series]
+    thinned = [one._replace(**{k: _thin(getattr(one, k)) for k in ENDS}) for one in series]
     points = [p for one in thinned for p in zip(one.x, one.y, strict=True) if _finite(p)]
+    bands = [_band(one) for one in thinned]
     if not points:
         return ""
     x_ticks = ticks(min(x for x, _ in points), max(x for x, _ in points))
-    y_ticks = ticks(min(y for _, y in points), max(y for _, y in points))
+    heights = [y for _, y in [*points, *(p for band in bands for p in band)]]
+    y_ticks = ticks(min(heights), max(heights))
     to_x = _scale(x_ticks[0], x_ticks[-1], LEFT, WIDTH - RIGHT)
     to_y = _scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
     parts = [_y_axis(y_ticks, to_y), _x_axis(x_ticks, to_x, HEIGHT, x_label)]
-    for one in thinned:
+    for one, band in zip(thinned, bands, strict=True):
+        edge = " ".join(f"{to_x(x):.1f},{to_y(y):.1f}" for x, y in band)
+        parts.append(f'<polygon class="band series-{one.colour}" points="{edge}"/>' if edge else "")
         for run in _runs(one):
             path = " ".join(f"{to_x(x):.1f},{to_y(y):.1f}" for x, y in run)
             parts.append(f'<polyline class="curve series-{one.colour}" points="{path}"/>')
     return _figure(title, "".join(parts), HEIGHT, [(one.name, one.colour) for one in series])
+
+
+def scatter_chart(
+    title: str, points: Sequence[tuple[float, float, int]], x_label: str, y_label: str
+) -> str:
+    """Draws points (x, y, colour) over two axes of the same range, with the line x = y."""
+    axis = ticks(0.0, max(max(x, y) for x, y, _ in points))
+    to_x = _scale(axis[0], axis[-1], LEFT, WIDTH - RIGHT)
+    to_y = _scale(axis[0], axis[-1], SQUARE - BOTTOM, TOP)
+    ends = [f"{to_x(v):.1f} {to_y(v):.1f}" for v in (axis[0], axis[-1])]
+    dots = "".join(
+        f'<circle class="dot series-{colour}" cx="{to_x(x):.1f}" cy="{to_y(y):.1f}" r="2.5"/>'
+        for x, y, colour in points
+    )
+    body = (
+        f'{_y_axis(axis, to_y)}{_x_axis(axis, to_x, SQUARE, x_label)}<path class="grid" '
+        f'd="M{ends[0]}L{ends[1]}"/>{dots}<text class="tick" x="{LEFT + 4}" y="{TOP + 10}">'
+        f"{escape(y_label)}</text>"
+    )
+    return _figure(title, body, SQUARE, [])
 
 
 def interval_chart(title: str, rows: Sequence[Row], x_label: str) -> str:
@@ -94,6 +125,19 @@ def _finite(point: tuple[float, float]) -> bool:
 def _thin(values: Sequence[float]) -> Sequence[float]:
     stride = max(1, math.ceil(len(values) / MAX_POINTS))
     return values[::stride]
+
+
+def _band(series: Series) -> list[tuple[float, float]]:
+    """Around the interval: its lower ends, and its upper ends back; nothing without one."""
+    if not series.low:
+        return []
+    known = [
+        (x, low, high)
+        for x, low, high in zip(series.x, series.low, series.high, strict=True)
+        if _finite((low, high))
+    ]
+    there, back = [(x, low) for x, low, _ in known], [(x, high) for x, _, high in known[::-1]]
+    return there + back
 
 
 def _runs(series: Series) -> list[list[tuple[float, float]]]:
@@ -136,7 +180,9 @@ def _x_axis(values: Sequence[float], to_x, height: int, label: str) -> str:
 
 def _figure(title: str, body: str, height: int, legend: Sequence[tuple[str, int]]) -> str:
     keys = "".join(
-        f'<span class="key series-{colour}">{escape(name)}</span>' for name, colour in legend
+        f'<span class="key series-{colour}">{escape(name)}</span>'
+        for name, colour in legend
+        if name
     )
     return (
         f"<figure><figcaption>{escape(title)}{keys}</figcaption>"

@@ -106,11 +106,16 @@ def draw(
         normals = _normals(surface, outward) * side[:, None, None]
         light = AMBIENT + (1 - AMBIENT) * np.clip(normals @ LIGHT, 0, 1)
         seen = _cover(np.concatenate([camera.project(corners), light[..., None]], axis=2))
-        seen = seen[((seen[:, :2] >= 0) & (seen[:, :2] < fine)).all(1)]
-        seen = seen[np.argsort(seen[:, 2])]  # the nearest is written last and stays
-        column, row = seen[:, :2].astype(int).T
-        canvas[row, column, :3] = seen[:, 3:] * np.asarray(colour) / 255
-        canvas[row, column, 3] = 1
+        column, row, depth, light = seen.T
+        drawn = (column >= 0) & (column < fine) & (row >= 0) & (row < fine)
+        pixel = row[drawn].astype(int) * fine + column[drawn].astype(int)
+        order = np.argsort(depth[drawn])  # the nearest is written last and stays
+        shade = np.zeros(fine * fine, np.float32)
+        shade[pixel[order]] = light[drawn][order]
+        shade = shade.reshape(fine, fine, 1)
+        lit = shade[..., 0] > 0
+        canvas[..., :3] = shade * (np.asarray(colour, np.float32) / 255)
+        canvas[lit, 3] = 1
     return _shrink(canvas, camera.supersample)
 
 
@@ -126,6 +131,7 @@ def _cover(corners: Float[np.ndarray, "F 3 D"]) -> Float[np.ndarray, "n D"]:
 
     Each triangle is covered by rows along its longest edge, so that slivers take few points.
     """
+    corners = corners.astype(np.float32)  # a thousandth of a pixel
     flat = corners[..., :2]
     edges = np.roll(flat, -1, axis=1) - flat  # from corner k to the next
     lengths = np.sqrt((edges**2).sum(2))
@@ -136,12 +142,15 @@ def _cover(corners: Float[np.ndarray, "F 3 D"]) -> Float[np.ndarray, "n D"]:
     height = twice_area / np.maximum(base, 1e-9)
     columns, rows = (np.ceil(np.maximum(x, 1) * OVERLAP).astype(int) + 1 for x in (base, height))
     count = columns * rows
-    owner = np.repeat(np.arange(len(corners)), count)
-    place = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
-    up = (place // columns[owner]) / (rows[owner] - 1)
-    along = (place % columns[owner]) / (columns[owner] - 1) * (1 - up)
-    weights = np.stack([1 - up - along, along, up], axis=1)
-    return np.einsum("nk,nkd->nd", weights, turned[owner])
+    owner = np.repeat(np.arange(len(corners), dtype=np.int32), count)
+    first = (np.cumsum(count) - count).astype(np.int32)
+    place = np.arange(len(owner), dtype=np.int32) - first[owner]
+    row = place // columns.astype(np.int32)[owner]
+    column = place - row * columns.astype(np.int32)[owner]
+    up = row.astype(np.float32) * (1 / (rows - 1)).astype(np.float32)[owner]
+    along = column.astype(np.float32) * (1 / (columns - 1)).astype(np.float32)[owner] * (1 - up)
+    a, b, c = (turned[:, k].T for k in range(3))
+    return (a[:, owner] + (b - a)[:, owner] * along + (c - a)[:, owner] * up).T
 
 
 def _outward(corners: Float[np.ndarray, "F 3 3"]) -> Float[np.ndarray, "F 3"]:
