@@ -25,7 +25,7 @@ from sim_mjx.bodies import Provenance, RigidBody
 from sim_mjx.directions import support_directions
 from sim_mjx.mass_properties import THIN, physical
 from sim_mjx.protocol import Protocol
-from sim_mjx.surfaces import Surface
+from sim_mjx.surfaces import INERTIA_MODES, Surface
 
 MAX_POINTS = 256
 # Vertices of a mesh; a mesh has room for twice as many triangles. Each is one program.
@@ -73,7 +73,7 @@ def bodies_on_device(
     Raises:
         ValueError: another inertia mode.
     """
-    if protocol.inertia not in ("legacy", "exact", "convex"):
+    if protocol.inertia not in INERTIA_MODES:
         raise ValueError(f"protocol.inertia: {protocol.inertia!r} is not made on the device")
     groups: dict[int, list[int]] = {}
     for index, one in enumerate(surfaces):

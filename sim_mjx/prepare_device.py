@@ -10,17 +10,18 @@ import contextlib
 import functools
 import itertools
 import os
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
+from typing import Any
 
 from sim_mjx.bodies import RigidBody
 from sim_mjx.device_bodies import MAX_POINTS, bodies_on_device
 from sim_mjx.prepare import Limits, Prepared, work_on_files
 from sim_mjx.prepare_one import Preparer
 from sim_mjx.protocol import Protocol
-from sim_mjx.surfaces import SurfaceReader
+from sim_mjx.surfaces import Surface, SurfaceReader
 
 # Files whose bodies are made together, enough to fill the batches of most buckets.
-_WINDOW = 2048
+_WINDOW, _WINDOW_BYTES = 2048, 2**30
 
 
 def prepare_on_device(
@@ -50,8 +51,8 @@ def prepare_on_device(
     read = functools.partial(SurfaceReader, protocol)
     on_host = Preparer(protocol)
     with contextlib.closing(work_on_files(paths, read, workers, limits)) as rows:
-        for start in itertools.count(0, _WINDOW):
-            window = list(itertools.islice(rows, _WINDOW))
+        start = 0
+        while window := _window(rows):
             surfaces = [surface for _, (_, surface, _, _) in window if surface is not None]
             made: dict[int, RigidBody] = {}
             for index, bodies in bodies_on_device(surfaces, protocol, max_points=max_points):
@@ -63,5 +64,14 @@ def prepare_on_device(
                     body = made.pop(next(order), None)
                     entry = on_host(path) if body is None else (digest, body, "", "")
                 yield Prepared(start + offset, path, *entry)
-            if len(window) < _WINDOW:
-                return
+            start += len(window)
+
+
+def _window(rows: Iterator[tuple[Any, tuple[str, Surface | None, str, str]]]) -> list:
+    """The next files, until there are many or they are large."""
+    window, held = [], 0
+    while len(window) < _WINDOW and held < _WINDOW_BYTES and (row := next(rows, None)) is not None:
+        window.append(row)
+        surface = row[1][1]
+        held += 0 if surface is None else surface.vertices.nbytes + surface.triangles.nbytes
+    return window

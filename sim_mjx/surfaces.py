@@ -16,6 +16,9 @@ from sim_mjx.meshes import Mesh, check_scale, mesh_from_bytes, start_vertices
 from sim_mjx.prepare_one import FileWork
 from sim_mjx.protocol import Protocol
 
+# What the device integrates; the others take a host to count solid parts or fill voxels.
+INERTIA_MODES = ("legacy", "exact", "convex")
+
 
 class Surface(NamedTuple):
     """The triangles that are integrated, at the start pose, in the precision of MuJoCo's meshes."""

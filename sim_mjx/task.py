@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from sim_mjx.engines import Engine
 from sim_mjx.perturb import Perturbation
-from sim_mjx.protocol import Protocol
+from sim_mjx.protocol import Protocol, ProtocolError
+from sim_mjx.surfaces import INERTIA_MODES
 
 # What has happened and to how many files: they were `read`, an engine has finished with them
 # (`drop`), or the row is made, and it is one of the other four.
@@ -71,6 +72,13 @@ class Task:
     adjudicate: bool = True
     perturbation: Perturbation | None = None
     preparation: Preparation = "host"
+
+    def __post_init__(self) -> None:
+        if self.preparation == "device" and self.protocol.inertia not in INERTIA_MODES:
+            raise ProtocolError(
+                f"protocol.inertia: {self.protocol.inertia!r} is not made on the device; prepare "
+                f"on the host, or choose {', '.join(INERTIA_MODES)}"
+            )
 
     def schema(self) -> pa.Schema:
         """The table's columns."""

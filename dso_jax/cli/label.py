@@ -33,6 +33,8 @@ def main(args: list[str]) -> int:
         return label_explain.main(options)
     if not options.paths:
         raise UsageError("label: no PATHS to label (see dso label --help)")
+    if options.prepare == "device" and options.cache is not None:
+        raise UsageError("label: --cache keeps what the host made; not with --prepare device")
     shard = label_arguments.shard(options.shard)
     if options.overwrite and shard is not None:
         raise UsageError("label: --overwrite would discard the other shards' rows; run it alone")
@@ -93,7 +95,7 @@ def _task(options: argparse.Namespace):
     if options.perturb is not None:
         perturbation = Perturbation(options.perturb, options.starts, options.seed)
     engine = engines.resolve(options.engine, options.mjx_step)
-    return Task(protocol, engine, options.adjudicate, perturbation)
+    return Task(protocol, engine, options.adjudicate, perturbation, options.prepare)
 
 
 def _run(work, task, out: pathlib.Path, options: argparse.Namespace, shard) -> bool:

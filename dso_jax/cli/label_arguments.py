@@ -40,8 +40,14 @@ def parser() -> argparse.ArgumentParser:
     add("--overwrite", action="store_true", help="discard what --out and its parts hold")
     add("--shard", metavar="I/N", help="every N-th block from the I-th on (0/4 ... 3/4), or auto")
     add("--workers", type=_count, metavar="N", help="processes that read files; default: all cores")
+    add(
+        "--prepare",
+        choices=("host", "device"),
+        default="host",
+        help="where bodies are made: whole hulls by the host, or support points by JAX",
+    )
     add("--cache", metavar="DIR", help="keep prepared bodies there, for another protocol or engine")
-    add("--block", type=_positive, metavar="N", help="files that are labelled together")
+    add("--block", type=_positive, metavar="N", help="files whose rows are written at once")
     add(
         "--no-adjudicate",
         dest="adjudicate",

@@ -58,9 +58,12 @@ large jobs
   order, with the same --out. The last one to finish writes the table. If one died, run it again, or
   the command without --shard, which does what is missing. --shard auto takes I and N from SLURM
   (array or tasks), Open MPI or JAX_PROCESS_ID / JAX_NUM_PROCESSES.
+  --prepare device leaves the hulls out: the processes only read, and the accelerator makes masses
+  and 256 support points of each mesh, which touch the ground by a simpler rule (`skin`). It is for
+  hosts with few cores beside a fast device; labels agree outside 15-25 degrees.
   --cache DIR keeps prepared bodies, so that another engine, threshold or timestep over the same
-  meshes costs no preparation. --block N is how many files are labelled together; it changes the
-  last bits of a result and nothing else.
+  meshes costs no preparation. --block N is how many files' rows are written at once, which is what
+  a kill may cost; labels do not depend on it (with --mjx-step stock, their last bits do).
 
 one object: --explain chair.glb, or --explain labels.parquet:17
   Replays it: how it starts and rests, what it stands on, its margin, and which choices (inertia,

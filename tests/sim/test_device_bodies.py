@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -10,13 +11,14 @@ import numpy as np
 import pytest
 import trimesh
 
-from sim_mjx import Protocol, concatenate, device_bodies, meshes, referee
+from sim_mjx import Protocol, ProtocolError, concatenate, device_bodies, meshes, referee
 from sim_mjx.device_bodies import bodies_on_device, mass_integrals, pad, support_points
 from sim_mjx.mass_properties import winding_fault
+from sim_mjx.plan import PlanError
 from sim_mjx.prepare import prepare
 from sim_mjx.prepare_device import prepare_on_device
 from sim_mjx.surfaces import Surface, surface_of
-from tests.sim import shapes
+from tests.sim import jobs, shapes
 
 # Double precision on both sides; only the order of sums differs. Principal axes of objects with two
 # nearly equal moments may turn, moments do not.
@@ -150,6 +152,7 @@ def test_what_the_device_does_not_make(loaded):
 def test_files_to_bodies_in_order(tmp_path, monkeypatch):
     """As `prepare` gives them, but for the points; what the device cannot make has a hull."""
     monkeypatch.setattr("sim_mjx.prepare_device._WINDOW", 5)
+    monkeypatch.setattr("sim_mjx.prepare_device._WINDOW_BYTES", 50_000)
     flat = tmp_path / "flat.obj"
     flat.write_bytes(b"v 0 0 0\nv 1 0 0\nv 0 1 0\nv 1 1 0\nf 1 2 3\nf 2 4 3\n")
     paths = sorted((shapes.DATA / "meshes").glob("*.obj"))[:8]
@@ -169,3 +172,42 @@ def test_files_to_bodies_in_order(tmp_path, monkeypatch):
             fell_back += fallback is not None
     assert [row.reason for row in device].count("") == 8
     assert 0 < fell_back < 8
+
+
+def test_company_changes_no_bit(loaded):
+    """Batches of another size and order: what a resumed job makes is what the first one made."""
+    surfaces = upright(loaded)[:9]
+    order = np.random.default_rng(0).permutation(9)
+
+    def bodies(surfaces):
+        found = {}
+        for index, batch in bodies_on_device(surfaces, shapes.EVAL):
+            found.update({batch.provenance[k].source: batch[k] for k in range(len(index))})
+        return found
+
+    whole, part = bodies(surfaces), bodies([surfaces[i] for i in order[:5]])
+    assert 5 == len(part) < len(whole) == 9
+    for source, body in part.items():
+        for a, b in zip(jax.tree.leaves(body), jax.tree.leaves(whole[source]), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_job_with_bodies_from_the_device(tmp_path):
+    """Shards and a resumed job make the same rows; a job with hulls does not mix with it."""
+    files = jobs.crowd(tmp_path / "meshes", 6)
+    task = dataclasses.replace(jobs.TASK, preparation="device")
+    whole, out = tmp_path / "whole.parquet", tmp_path / "labels.parquet"
+    assert jobs.label(files, whole, task, block=len(files))
+    assert not jobs.label(files, out, task, block=4, shard=(1, 3))
+    with pytest.raises(PlanError, match="another preparation: device then, host now"):
+        jobs.label(files, out, block=4)
+    assert jobs.label(files, out, task, block=4)
+    table = jobs.table(out)
+    assert table.equals(jobs.table(whole))
+    assert set(table["points"].to_pylist()) == {None, device_bodies.MAX_POINTS}
+    assert jobs.label(files, tmp_path / "hulls.parquet")
+    hulls = jobs.table(tmp_path / "hulls.parquet")
+    for name in ("path", "sha256", "reason", "stable", "inertia"):
+        assert table[name].equals(hulls[name]), name
+    with pytest.raises(ProtocolError, match="'voxel' is not made on the device"):
+        dataclasses.replace(task, protocol=Protocol(inertia="voxel"))
