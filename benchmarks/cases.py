@@ -8,6 +8,24 @@ from typing import Any
 
 OBJECTIVES = ("sft", "dro", "dpo")
 REMAT = ("none", "dots", "full")
+# Ways to carry out the same step: fields of `SystemConfig`.
+WAYS: dict[str, dict[str, Any]] = {
+    "products": {"remat": "products"},
+    "attention": {"remat": "attention"},
+    "attention-context": {"remat": "attention+context+lora"},
+    "attention-qkv": {"remat": "attention+context+lora+qkv"},
+    "none-unroll4": {"unroll": 4},
+    "none-unroll24": {"unroll": 24},
+    "products-unroll24": {"remat": "products", "unroll": 24},
+    "attention-unroll24": {"remat": "attention", "unroll": 24},
+    "full-unroll24": {"remat": "full", "unroll": 24},
+    "products-split": {"remat": "products", "projections": "split"},
+    "products-joined": {"remat": "products", "lora_product": "joined"},
+    "products-pad64": {"remat": "products", "pad_condition": 64},
+    "products-pad128": {"remat": "products", "pad_condition": 128},
+    "products-xla-attention": {"remat": "products", "attention": "xla"},
+    "products-cublas": {"remat": "products", "xla": ("xla_gpu_enable_triton_gemm=false",)},
+}
 BATCHES = (6, 24, 48, 96)  # samples through the network, beside the usual
 USUAL = 12
 GRIDS = (8, 12, 20)  # edges of the latent grid, beside the usual 16: 512, 1728, 8000 tokens
@@ -64,8 +82,11 @@ def steps() -> Iterator[Case]:
         yield from torch_steps(group, options)
         for remat in REMAT:
             yield Case(f"{group}/jax-{remat}", "jax_side:step", options | {"remat": remat})
+    options = {"objective": "dro", "samples": USUAL}
+    for way, system in WAYS.items():
+        yield Case(f"step-dro/b{USUAL}/jax-{way}", "jax_side:step", options | system)
     # The rival with more time to compile.
-    options = {"objective": "dro", "samples": USUAL, "mode": "compile-max"}
+    options |= {"mode": "compile-max"}
     yield Case(f"step-dro/b{USUAL}/torch-compile-max", "torch_side:step", options)
 
 
@@ -112,11 +133,11 @@ def growth() -> Iterator[Case]:
 
 def host() -> Iterator[Case]:
     """What surrounds the step: reading a dataset, loading weights, labelling."""
-    for cache in ("cold", "warm"):
-        for threads in (1, 2, 4, 8, 16):
-            name = f"pipeline/{cache}/threads-{threads}"
-            yield Case(name, "pipeline:read", {"cold": cache == "cold", "threads": threads})
-    yield Case("pipeline/online/threads-16", "pipeline:read", {"images": True, "threads": 16})
+    for kind in ("stored", "online"):
+        for cache in ("cold", "warm"):
+            for threads in (1, 2, 8):
+                options = {"cold": cache == "cold", "threads": threads, "images": kind == "online"}
+                yield Case(f"pipeline-{kind}-{cache}/threads-{threads}", "pipeline:read", options)
     yield Case("load/jax", "host_side:load", {"engine": "jax"})
     yield Case("load/torch", "host_side:load", {"engine": "torch"})
     for slots in (64, 4096, 32768):

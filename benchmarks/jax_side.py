@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -129,7 +129,7 @@ def step(run: Run, objective: str, samples: int, grid: int | None = None, **syst
     needed = _count(*make(size, objective, samples, plain))
     function, arguments = make(size, objective, samples, system)
     executed = flops.count(function, *arguments)
-    compiled, figures = _compile(function, arguments)
+    compiled, figures = _compile(function, arguments, system.get("xla", ()))
     held = list(arguments)
     del arguments  # the state is donated
 
@@ -234,9 +234,15 @@ def _mesh() -> jax.sharding.Mesh:
     return sharding.make_mesh(jax.devices()[:1])
 
 
-def _compile(function: Any, arguments: tuple) -> tuple[Any, dict[str, Any]]:
+def _compile(
+    function: Any, arguments: tuple, options: Sequence[str] = ()
+) -> tuple[Any, dict[str, Any]]:
     start = time.perf_counter()
-    compiled = function.lower(*arguments).compile()
+    chosen = dict(option.split("=", 1) for option in options)  # as `system.xla`
+    truth = {
+        name: {"true": True, "false": False}.get(value, value) for name, value in chosen.items()
+    }
+    compiled = function.lower(*arguments).compile(truth)
     figures: dict[str, Any] = {"compile_s": time.perf_counter() - start}
     found = compiled.memory_analysis()
     need = found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
