@@ -26,7 +26,7 @@ NORM_EPS = 1e-5
 
 def encode(
     config: DINOv2Config,
-    params: dict,
+    params: dict | Sequence[dict],
     images: UInt8[np.ndarray, "B E E 3"] | Sequence[Image.Image],
     *,
     batch: int = BATCH,
@@ -36,15 +36,17 @@ def encode(
     """Conditions of images, on the host; `features` is the same on the device.
 
     Args:
-      params: the encoder's.
+      params: the encoder's, or a copy for each device, see `batches.copies`.
       images: as `images.prepare` makes them, or pictures; of whatever size, they are brought to
         the encoder's.
       dtype: of the encoder's blocks; the rest is fp32.
       progress: called with the number of images that have just finished.
     """
     pixels = np.stack([_square(image, config.image_size) for image in images])
-    apply = functools.partial(_compiled(config, jnp.dtype(dtype).name), params)
-    return batches.run(apply, pixels, size=batch, progress=progress)
+    apply = _compiled(config, jnp.dtype(dtype).name)
+    copies = [params] if isinstance(params, dict) else params
+    functions = [functools.partial(apply, one) for one in copies]
+    return batches.run(functions, pixels, size=batch, progress=progress)
 
 
 def features(

@@ -23,9 +23,22 @@ class Monitor:
         console: where bars are drawn, if it is a terminal.
         total: files of this run.
         clock: seconds.
+        first: the stage that precedes the drop.
+        rated: the stage that says how fast it goes.
+        what: is counted.
     """
 
-    def __init__(self, console: Console, total: int, clock=time.monotonic) -> None:
+    def __init__(
+        self,
+        console: Console,
+        total: int,
+        clock=time.monotonic,
+        *,
+        first: str = "read",
+        rated: str = "drop",
+        what: str = "files",
+    ) -> None:
+        self._rated, self._what = rated, what
         self.counts: collections.Counter[str] = collections.Counter()
         self._total, self._clock = total, clock
         self._started = self._said = clock()
@@ -39,8 +52,7 @@ class Monitor:
         self._terminal = console.is_terminal
         self._bar = Progress(*columns, console=console, transient=True)
         self._tasks = {
-            "read": self._bar.add_task("read", total=total, said=""),
-            "drop": self._bar.add_task("drop", total=total, said=""),
+            stage: self._bar.add_task(stage, total=total, said="") for stage in (first, "drop")
         }
 
     def __enter__(self) -> Monitor:
@@ -62,16 +74,18 @@ class Monitor:
             now = self._clock()
             if not self._terminal and now - self._said >= LOG_SECONDS:
                 self._said = now
-                done = self.counts["drop"]
-                _log.info("%d of %d files, %s  %s", done, self._total, self.rate(), self.shares())
+                done = self.counts[self._rated]
+                said = f"{self.rate()}  {self.shares()}"
+                _log.info("%d of %d %s, %s", done, self._total, self._what, said)
 
     def rate(self) -> str:
-        """Labels a second so far, and how long the rest will take at that."""
-        done, seconds = self.counts["drop"], self._clock() - self._started
+        """How many a second so far, and how long the rest will take at that."""
+        done, seconds = self.counts[self._rated], self._clock() - self._started
         if not done or seconds <= 0:
             return ""
         left = (self._total - done) * seconds / done
-        return f"{done / seconds:.1f} labels/s, {_duration(left)} left"
+        unit = "labels" if self._rated == "drop" else self._what
+        return f"{done / seconds:.1f} {unit}/s, {_duration(left)} left"
 
     def shares(self) -> str:
         """Shares of the rows that are made."""

@@ -35,6 +35,11 @@ COMMANDS = {
         "one picture in, one mesh out, and whether it stands",
         "dso sample chair.png --base TRELLIS-image-large --out chair.glb",
     ),
+    "generate": Command(
+        "dso_jax.cli.generate",
+        "sample a generator for many pictures and label what it makes: a dataset to train on",
+        "dso generate --images 'prompts/*/*.png' --views --samples 4 --out data",
+    ),
     "label": Command(
         "dso_jax.cli.label",
         "drop meshes in the simulator and write which of them stand",
