@@ -70,31 +70,39 @@ def draw_all(
         progress: told of every one that is done.
     """
     if workers < 2 or sum(task is not None for task in tasks) <= FEW:
-        return list(_told(map(_draw, tasks), progress))
+        return _gathered(map(_draw, tasks), progress)
     # A forked child would inherit the threads of JAX in an unknown state.
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
-        return list(_told(pool.map(_draw, tasks, chunksize=4), progress))
+        return _gathered(pool.map(_draw, tasks, chunksize=4), progress)
 
 
-def _told(
-    drawings: Iterator[Drawing | None], progress: Callable[[int], None] | None
-) -> Iterator[Drawing | None]:
+def _gathered(
+    drawings: Iterator[Drawing | str | None], progress: Callable[[int], None] | None
+) -> list[Drawing | None]:
+    found: list[Drawing | None] = []
+    failures: list[str] = []
     for drawing in drawings:
+        if isinstance(drawing, str):
+            failures.append(drawing)
+            drawing = None
+        found.append(drawing)
         if progress is not None:
             progress(1)
-        yield drawing
+    if failures:
+        _log.warning("no picture of %d meshes, the first is %s", len(failures), failures[0])
+    return found
 
 
-def _draw(task: Task | None) -> Drawing | None:
+def _draw(task: Task | None) -> Drawing | str | None:
+    """The drawing, or why there is none."""
     if task is None:
         return None
     try:
         mesh = meshes.load_mesh(Path(task.path))
         body = meshes.body_from_triangles(mesh, task.protocol)
     except (BodyError, OSError) as error:
-        _log.warning("no picture of %s: %s", task.path, error)
-        return None
+        return f"{task.path}: {error}"
     vertices = meshes.start_vertices(mesh, task.protocol)
     unit = Surface(vertices / np.ptp(vertices, axis=0).max(), mesh.triangles)
     start = pictures.draw(pictures.turned(unit), START, CAMERA)

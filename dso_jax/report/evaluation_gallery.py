@@ -86,8 +86,8 @@ def gallery(
     return (
         '<section id="gallery" tabindex="-1"><h2>Every mesh</h2>'
         "<p>As it is put down, where it comes to rest, and from above: its outline, what it stands "
-        "on, its centre of mass, and the way to the nearest edge; a cross outside what it stands on "
-        "rocks or falls from there. Names are links to the files."
+        "on, its centre of mass, and the way to the nearest edge: what has its mass outside rocks "
+        "or falls from there. Names are links to the files."
         f"{rest}</p>{_filters(result, rows, found)}"
         f'<p class="count" id="count" role="status">{shown}</p>'
         f'<div class="items{" paired" if before else ""}" id="items">{cards}</div>'

@@ -6,6 +6,8 @@ edge of that polygon: the margin. Colours come from the style sheet.
 
 from __future__ import annotations
 
+from html import escape
+
 import numpy as np
 from jaxtyping import Float
 
@@ -51,7 +53,7 @@ def footing_svg(footing: Footing, outline: Float[np.ndarray, "m 2"], text: str) 
         f'M{x:.1f} {y - CROSS:.1f}v{2 * CROSS:g}"/>'
     )
     return (
-        f'<svg class="feet" viewBox="0 0 {SIDE:g} {SIDE:g}" role="img" aria-label="{text}">'
+        f'<svg class="feet" viewBox="0 0 {SIDE:g} {SIDE:g}" role="img" aria-label="{escape(text)}">'
         f"{''.join(parts)}</svg>"
     )
 
