@@ -66,21 +66,22 @@ class Linear(nnx.Linear):
         blocks = [slice(i * width, (i + 1) * width) for i in range(count)]
         y = [x @ kernel[:, block] + bias[block] for block in blocks]
         if self.lora_scale:
-            a, b = (jnp.asarray(p, self.dtype) for p in (self.lora_A, self.lora_B))
-            low = checkpoint_name(x @ a, "lora")
-            y = [
-                y + (low @ b[:, block]) * self.lora_scale
-                for y, block in zip(y, blocks, strict=True)
-            ]
+            low = checkpoint_name(x @ jnp.asarray(self.lora_A, self.dtype), "lora")
+            b = self._scaled_b()
+            y = [y + low @ b[:, block] for y, block in zip(y, blocks, strict=True)]
         return y
 
     def _joined(self, x: jax.Array) -> jax.Array:
         """As `parts(x, 1)`, with x [W A] in one product, so that x is read once."""
         assert self.bias is not None
-        leaves = (self.kernel, self.bias, self.lora_A, self.lora_B, x)
-        kernel, bias, a, b, x = (jnp.asarray(leaf, self.dtype) for leaf in leaves)
+        leaves = (self.kernel, self.bias, self.lora_A, x)
+        kernel, bias, a, x = (jnp.asarray(leaf, self.dtype) for leaf in leaves)
         y, low = jnp.split(x @ jnp.concatenate([kernel, a], 1), [self.out_features], -1)
-        return y + bias + (checkpoint_name(low, "lora") @ b) * self.lora_scale
+        return y + bias + checkpoint_name(low, "lora") @ self._scaled_b()
+
+    def _scaled_b(self) -> jax.Array:
+        """(alpha / rank) B: scaling the output would be a pass over it, here and backward."""
+        return jnp.asarray(self.lora_B[...] * self.lora_scale, self.dtype)
 
 
 class Mlp(nnx.Module):
