@@ -106,8 +106,14 @@ def _restored(path: pathlib.Path, wanted: dict[str, jax.ShapeDtypeStruct]) -> di
         restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
         partial_restore=True,
     )
-    try:
-        with ocp.PyTreeCheckpointer() as reader:
-            return reader.restore(path.absolute(), args=restore)
-    except (ValueError, KeyError) as error:  # orbax lists the differing leaves
-        raise UsageError(f"{path}: does not fit the run's configuration: {error}") from error
+    with ocp.PyTreeCheckpointer() as reader:
+        stored = reader.metadata(path.absolute()).item_metadata.tree
+        # Asked before anything is read: orbax leaves threads behind when it finds out half-way.
+        for name, leaf in wanted.items():
+            shape = tuple(stored[name].shape) if name in stored else None
+            if shape != leaf.shape:
+                raise UsageError(
+                    f"{path}: does not fit the run's configuration: {name} has shape {shape}, "
+                    f"expected {leaf.shape}"
+                )
+        return reader.restore(path.absolute(), args=restore)
