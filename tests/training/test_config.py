@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import jax
 import pytest
 
 from dso_jax import config_io
 from dso_jax.config import Config, OptimConfig
 from dso_jax.errors import UsageError
-from dso_jax.models import LoRAConfig
+from dso_jax.models import Execution, LoRAConfig
+from dso_jax.training import setup
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
@@ -144,3 +146,26 @@ def test_the_resolved_file_reads_back_as_the_same_config(tmp_path):
 def test_differences_name_section_and_field():
     changed = config_io.parse(["--lora.rank", "8"])
     assert config_io.differences(Config(), changed) == {"lora.rank": (64, 8)}
+
+
+def test_options_of_the_compiler():
+    options = ("xla_gpu_enable_triton_gemm=false", "xla_gpu_autotune_level=4")
+    expected = {"xla_gpu_enable_triton_gemm": False, "xla_gpu_autotune_level": "4"}
+    assert setup.compiler_options(options) == expected
+    for option in ("--xla_gpu_autotune_level=4", "xla_gpu_autotune_level", "=4"):
+        with pytest.raises(UsageError, match=f"system.xla: '{option}': expected name=value"):
+            setup.compiler_options([option])
+    step = jax.jit(lambda x: x + 1)
+    (compiled,) = setup.compile_all(
+        step, arguments=(1.0,), options=["xla_cpu_enable_fast_min_max=true"]
+    )
+    assert compiled(1.0) == 2
+    for option in ("xla_no_such=1", "xla_backend_optimization_level=high"):
+        with pytest.raises(UsageError, match=r"system.xla: .*option"):
+            setup.compile_all(step, arguments=(1.0,), options=[option])
+
+
+def test_the_ways_of_execution_are_part_of_the_system(tmp_path):
+    path = write(tmp_path, "system: {remat: attention+qkv, unroll: 24, dtype: bfloat16}")
+    system = config_io.load(path).system
+    assert system.execution == Execution(remat="attention+qkv", unroll=24, dtype="bfloat16")
