@@ -40,8 +40,7 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
         (tools / name).chmod(0o755)
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "OMPI_", "JAX_P"))}
     path = f"{tools}{os.pathsep}{os.environ['PATH']}"
-    flags = "--xla_backend_optimization_level=0"  # compilation is most of the time
-    ours = {"PATH": path, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    ours = {"PATH": path, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     return kept | ours | more
 
 
@@ -59,10 +58,11 @@ def run_all(jobs: Sequence[tuple[list[str], dict[str, str]]], folder: Path) -> l
         for words, environ in jobs
     ]
     try:
-        said = [process.communicate(timeout=200)[0] for process in processes]
+        said = [process.communicate(timeout=280)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
+            process.wait()
     assert [process.returncode for process in processes] == [0] * len(said), "\n".join(said)
     return said
 
@@ -111,7 +111,7 @@ def pods(
         # Of every pod; the job's controller adds the second.
         cluster = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": str(index)}
         words = [*container["command"], *container["args"], *arguments]
-        for old, new in {"/data": str(folder), **changes}.items():
+        for old, new in {**changes, "/data": str(folder)}.items():
             words = [word.replace(old, new) for word in words]
         for variable, value in given.items():  # as the kubelet does
             words = [word.replace(f"$({variable})", value) for word in words]

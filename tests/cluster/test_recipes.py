@@ -15,6 +15,7 @@ import pytest
 from dso_jax import pretrained
 from dso_jax.cli.main import main
 from dso_jax.dataset_writer import DatasetWriter
+from dso_jax.store import Dataset
 from tests.cluster import launchers
 from tests.sim import shapes
 from tests.training.conftest import labels
@@ -56,6 +57,36 @@ def test_two_pods_label_what_one_process_does(tmp_path):
     launchers.pods("label.yaml", small, tmp_path, {})
     assert pq.read_table(tmp_path / "labels.parquet").to_pylist() == alone(tmp_path)
     assert (tmp_path / "bodies").is_dir()
+
+
+# Two blocks of one prompt each, with as little to do as a block can have.
+SAMPLED = ("--samples", "129", "--steps", "1", "--batch", "16")
+
+
+def check_generated(data: Path, said: list[str]) -> None:
+    """A whole dataset, of which each process made a half."""
+    assert main(["dataset", "validate", str(data)]) == 0
+    samples = Dataset(data).samples
+    assert np.unique(samples["shard"], return_counts=True)[1].tolist() == [129, 129]
+    assert not list(data.glob("samples-*.parquet"))  # put together by the last one
+    assert all("129 samples in" in one for one in said)
+
+
+@pytest.mark.slow
+def test_an_array_of_two_generates_one_dataset(tmp_path):
+    line = ["generate", "--prompts", "toybox:2", "--out", str(tmp_path / "pairs"), *SAMPLED]
+    check_generated(tmp_path / "pairs", launchers.array(line, tmp_path))
+
+
+@pytest.mark.slow
+def test_two_pods_generate_one_dataset(tmp_path):
+    toybox = {
+        "/data/TRELLIS-image-large": "toybox",
+        "--images": "--prompts",
+        "/data/prompts/*/*.png": "toybox:2",
+    }
+    said = launchers.pods("generate.yaml", SAMPLED, tmp_path, toybox)
+    check_generated(tmp_path / "pairs", said)
 
 
 def pairs(folder: Path) -> Path:
