@@ -40,6 +40,7 @@ def main(args: list[str]) -> int:
     from dso_jax.cli import evaluate_tables
     from dso_jax.evaluation import parts
     from dso_jax.evaluation.files import Bench
+    from dso_jax.report import evaluation
     from sim_mjx.engines import EngineError
     from sim_mjx.perturb import PerturbError
     from sim_mjx.prepare import WorkerError
@@ -66,12 +67,15 @@ def main(args: list[str]) -> int:
     _refuse_invalid(result, options.strict)
     record["seconds"] = stages.seconds
     result.save(out)
+    with stages("report", evaluation.pictures(result)) as tell:
+        page = out / evaluation.NAME
+        evaluation.write(page, result, workers=options.workers or None, progress=tell)
     bench.parts.discard()
     console.print(evaluate_tables.tables(result))
     if "best" in result.summary:
         print(f"best checkpoint: {result.summary['best']['name']}")
     print(result.summary["verdict"]["text"])
-    print(f"{len(result)} rows in {out}/results.csv, tables in {out}/results.json")
+    print(f"{page}: tables, curves, every object; {len(result)} rows in {out / 'results.csv'}")
     return 0
 
 

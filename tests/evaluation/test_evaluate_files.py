@@ -118,6 +118,8 @@ def test_files_say_how_they_were_made(folders, result):
     with (folders / "out" / "results.csv").open(encoding="utf-8") as file:
         assert len(list(csv.DictReader(file))) == 4
     assert not (folders / "out" / "parts").exists()
+    page = (folders / "out" / "report.html").read_text("utf-8")
+    assert "tower" in page and record["protocol"]["hash"] in page
 
 
 def test_a_stopped_evaluation_goes_on(folders, tmp_path, monkeypatch):
