@@ -21,8 +21,9 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
-from sim_mjx import slim, world
+from sim_mjx import settling, slim, world
 from sim_mjx.protocol import Protocol
+from sim_mjx.settling import Settling
 
 # Which code makes a step: `mjx.step`, or the same equations written for one body (sim_mjx.slim).
 Step = Literal["stock", "slim"]
@@ -40,7 +41,7 @@ class Pool(NamedTuple):
     body: world.Body
     state: world.State
     steps: Int[Array, " S"]
-    quiet: Int[Array, " S"]  # quiet checks in a row
+    settling: Settling
 
 
 class Outcome(NamedTuple):
@@ -76,7 +77,7 @@ def empty(slots: int, rows: world.Body) -> Pool:
 
     body = jax.tree.map(repeated, rows)
     count = jnp.zeros(slots, jnp.int32)
-    return Pool(body, world.initial_state(body), count, count)
+    return Pool(body, world.initial_state(body), count, settling.begin((slots,), jnp))
 
 
 def insert(pool: Pool, rows: world.Body, slot: Int[Array, " R"]) -> Pool:
@@ -92,7 +93,7 @@ def insert(pool: Pool, rows: world.Body, slot: Int[Array, " R"]) -> Pool:
         body=jax.tree.map(put, pool.body, rows),
         state=jax.tree.map(put, pool.state, world.initial_state(rows)),
         steps=put(pool.steps, 0),
-        quiet=put(pool.quiet, 0),
+        settling=jax.tree.map(put, pool.settling, settling.begin((), jnp)),
     )
 
 
@@ -104,15 +105,14 @@ def advance(protocol: Protocol, step: Step, pool: Pool) -> tuple[Pool, Outcome]:
 
     steps = pool.steps + protocol.check_steps
     speed = jnp.abs(state.qvel).max(axis=-1)
-    # An object balanced on a point or an edge is slow at first; it is not at rest.
-    still = (speed < protocol.quiet_speed) & jax.vmap(world.has_footing)(body, state)
-    quiet = jnp.where(still, pool.quiet + 1, 0)
-    at_rest = quiet >= protocol.quiet_checks
+    footing = jax.vmap(world.has_footing)(body, state)
+    checked = settling.check(pool.settling, speed, footing, protocol, jnp)
+    at_rest = settling.at_rest(checked, protocol)
     minimum = round(protocol.minimum_time / protocol.timestep)
     finished = (steps >= protocol.steps) | ~jnp.isfinite(speed)
     if protocol.early_stop:
         finished |= at_rest & (steps >= minimum)
-    return Pool(body, state, steps, quiet), Outcome(state.qpos, steps, at_rest, finished)
+    return Pool(body, state, steps, checked), Outcome(state.qpos, steps, at_rest, finished)
 
 
 def programs(

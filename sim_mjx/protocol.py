@@ -52,6 +52,9 @@ class Protocol:
     quiet_speed: float = 1e-2
     quiet_checks: int = 5  # consecutive quiet checks
     minimum_time: float = 1.0
+    # Not at rest but falling: a speed that grew by this factor at so many checks in a row.
+    growth: float = 1.2
+    growing_checks: int = 4
     # Contact. `c4`: MuJoCo 4's polygon rule where a body has hull polygons, `skin` elsewhere;
     # `skin`: points within `skin` object sizes of the deepest one, for every body.
     contact: ContactRule = "c4"
@@ -80,7 +83,8 @@ class Protocol:
     def _check_ranges(self) -> None:
         positive = (
             "timestep duration solver_iterations linesearch_iterations gravity check_interval "
-            "quiet_speed quiet_checks skin friction density saturation threshold_deg"
+            "quiet_speed quiet_checks growth growing_checks skin friction density saturation "
+            "threshold_deg"
         )
         for name in positive.split():
             if not getattr(self, name) > 0:

@@ -17,7 +17,7 @@ import mujoco
 import numpy as np
 from jaxtyping import Float
 
-from sim_mjx import contact, world
+from sim_mjx import contact, settling, world
 from sim_mjx.bodies import RigidBody
 from sim_mjx.protocol import Protocol
 from sim_mjx.rest import Rest, known_reasons
@@ -106,18 +106,18 @@ def simulate(
     """Steps one model to the protocol's end; returns pose, steps and whether it came to rest."""
     data = mujoco.MjData(model)
     minimum = round(protocol.minimum_time / protocol.timestep)
-    steps, quiet = 0, 0
+    steps, checked = 0, settling.begin((), np)
     while steps < protocol.steps:
         mujoco.mj_step(model, data, nstep=protocol.check_steps)
         steps += protocol.check_steps
         speed = np.abs(data.qvel).max()
-        still = speed < protocol.quiet_speed and _has_footing(data, points, depth)
-        quiet = quiet + 1 if still else 0
-        if protocol.early_stop and quiet >= protocol.quiet_checks and steps >= minimum:
+        footing = speed < protocol.quiet_speed and _has_footing(data, points, depth)
+        checked = settling.check(checked, speed, footing, protocol, np)
+        if protocol.early_stop and settling.at_rest(checked, protocol) and steps >= minimum:
             break
         if not np.isfinite(speed):
             break
-    return data.qpos.copy(), steps, quiet >= protocol.quiet_checks
+    return data.qpos.copy(), steps, bool(settling.at_rest(checked, protocol))
 
 
 def _has_footing(data: mujoco.MjData, points: Float[np.ndarray, "K 3"], depth: float) -> bool:

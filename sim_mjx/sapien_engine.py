@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from sim_mjx import contact, world
+from sim_mjx import contact, settling, world
 from sim_mjx.bodies import RigidBody
 from sim_mjx.drop import known_reasons
 from sim_mjx.protocol import Protocol
@@ -112,20 +112,20 @@ def _simulate(
 ) -> tuple[Float[np.ndarray, " 7"], int, bool]:
     """Steps to the protocol's end; returns pose, steps and whether it came to rest."""
     minimum = round(protocol.minimum_time / protocol.timestep)
-    steps, quiet = 0, 0
+    steps, checked = 0, settling.begin((), np)
     while steps < protocol.steps:
         for _ in range(protocol.check_steps):
             scene.step()
         steps += protocol.check_steps
         speed = max(np.abs(body.linear_velocity).max(), np.abs(body.angular_velocity).max())
-        still = speed < protocol.quiet_speed and _has_footing(body, points, depth)
-        quiet = quiet + 1 if still else 0
-        if protocol.early_stop and quiet >= protocol.quiet_checks and steps >= minimum:
+        footing = speed < protocol.quiet_speed and _has_footing(body, points, depth)
+        checked = settling.check(checked, speed, footing, protocol, np)
+        if protocol.early_stop and settling.at_rest(checked, protocol) and steps >= minimum:
             break
         if not np.isfinite(speed):
             break
     pose = body.entity_pose
-    return np.concatenate([pose.p, pose.q]), steps, quiet >= protocol.quiet_checks
+    return np.concatenate([pose.p, pose.q]), steps, bool(settling.at_rest(checked, protocol))
 
 
 def _has_footing(body: Any, points: Float[np.ndarray, "K 3"], depth: float) -> bool:

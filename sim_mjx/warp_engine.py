@@ -21,7 +21,7 @@ import mujoco
 import numpy as np
 from jaxtyping import Float, Int
 
-from sim_mjx import contact, world
+from sim_mjx import contact, settling, world
 from sim_mjx.bodies import RigidBody
 from sim_mjx.protocol import Protocol
 from sim_mjx.rest import Rest
@@ -86,13 +86,15 @@ class _Chunk:
         rested = np.zeros(count, bool)
         waiting = iter(range(count))
         owner, active = np.zeros(self.slots, int), np.zeros(self.slots, bool)
-        steps, quiet = np.zeros(self.slots, int), np.zeros(self.slots, int)
+        steps, checked = np.zeros(self.slots, int), settling.begin((self.slots,), np)
         minimum = round(protocol.minimum_time / protocol.timestep)
         while True:
             fresh = np.flatnonzero(~active)
             taken = list(itertools.islice(waiting, len(fresh)))
             fresh = fresh[: len(taken)]
-            owner[fresh], active[fresh], steps[fresh], quiet[fresh] = taken, True, 0, 0
+            owner[fresh], active[fresh], steps[fresh] = taken, True, 0
+            for values, first in zip(checked, settling.begin((), np), strict=True):
+                values[fresh] = first
             if not active.any():
                 return pose, total, rested
             if len(fresh):
@@ -103,8 +105,8 @@ class _Chunk:
             speed = np.abs(qvel).max(axis=1)
             still = active & (speed < protocol.quiet_speed)
             still[still] = [self._has_footing(owner[i], qpos[i]) for i in np.flatnonzero(still)]
-            quiet = np.where(still, quiet + 1, 0)
-            at_rest = quiet >= protocol.quiet_checks
+            checked = settling.check(checked, speed, still, protocol, np)
+            at_rest = settling.at_rest(checked, protocol)
             done = (steps >= protocol.steps) | ~np.isfinite(speed)
             if protocol.early_stop:
                 done |= at_rest & (steps >= minimum)

@@ -31,6 +31,8 @@ OTHER = {
     "quiet_speed": 2e-2,
     "quiet_checks": 6,
     "minimum_time": 2.0,
+    "growth": 1.3,
+    "growing_checks": 5,
     "contact": "skin",
     "skin": 2e-3,
     "friction": 0.5,

@@ -1,0 +1,51 @@
+"""When an engine may call an object at rest: quiet for some checks in a row, and not falling yet.
+
+What tips over from near balance is slow for seconds, but its speed grows by the same factor from
+check to check, as an inverted pendulum's does; what comes to rest slows down or wavers. Of 597 real
+meshes one is quiet for a second and lies on its side two seconds later.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from sim_mjx.protocol import Protocol
+
+
+class Settling(NamedTuple):
+    """What is remembered from check to check; numbers, or arrays with one entry an object."""
+
+    speed: Any  # at the last check, m/s and rad/s
+    quiet: Any  # quiet checks in a row
+    growing: Any  # checks in a row at which the speed had grown
+
+
+def begin(shape: tuple[int, ...], xp: ModuleType) -> Settling:
+    """Before the first check, which cannot be one of growth."""
+    none = xp.zeros(shape, xp.int32)
+    return Settling(xp.full(shape, xp.inf, xp.float32), none, none)
+
+
+def check(before: Settling, speed, footing, protocol: Protocol, xp: ModuleType) -> Settling:
+    """One check.
+
+    Args:
+        before: the checks so far.
+        speed: max |qvel| now.
+        footing: whether what touches the ground spans an area: balanced on an edge is not at rest.
+        protocol: says what is quiet and what has grown.
+        xp: numpy or jax.numpy.
+    """
+    quiet = (speed < protocol.quiet_speed) & footing
+    growing = speed > protocol.growth * before.speed
+    return Settling(
+        speed,
+        xp.where(quiet, before.quiet + 1, 0),
+        xp.where(growing, before.growing + 1, 0),
+    )
+
+
+def at_rest(now: Settling, protocol: Protocol):
+    """Whether the object may be let go."""
+    return (now.quiet >= protocol.quiet_checks) & (now.growing < protocol.growing_checks)
