@@ -30,6 +30,8 @@ def main(args: list[str]) -> int:
     """
     options = _parser().parse_args(args)
     path = Path(options.mesh)
+    if path.is_dir():
+        raise UsageError(f"check: {path}: a folder; expected one mesh (dso evaluate takes folders)")
     if not path.is_file():
         raise UsageError(f"check: {path}: no such file")
     picture = None if options.no_picture else _picture(options.out, path)

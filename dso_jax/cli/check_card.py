@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -18,14 +19,14 @@ MILLIMETRES = {"mm": 1.0, "cm": 10.0, "m": 1000.0, "in": 25.4}
 WORDS = {None: "no end", True: "stands", False: "FALLS"}
 # Of `Faults`, what is not as it should be, and how to say it.
 FAULTS = {
-    "holes": "{} holes ({open_edges} open edges)",
-    "crowded_edges": "{} edges with more than two triangles",
-    "mixed_edges": "{} edges with triangles wound against each other",
-    "inside_out": "{} parts inside out",
-    "inner_shells": "{} inner shells: doubled walls or hidden parts",
-    "crumbs": "{} crumbs: parts shorter than 1 % of the object",
-    "degenerate": "{} triangles without area",
-    "doubled": "{} triangles that repeat another",
+    "holes": "holes: {} ({open_edges} open edges)",
+    "crowded_edges": "edges with more than two triangles: {}",
+    "mixed_edges": "edges whose triangles are wound against each other: {}",
+    "inside_out": "parts that are inside out: {}",
+    "inner_shells": "inner shells, which are doubled walls or hidden parts: {}",
+    "crumbs": "crumbs, parts shorter than 1 % of the object: {}",
+    "degenerate": "triangles without area: {}",
+    "doubled": "triangles that repeat another: {}",
 }
 DOUBTS = {
     "not_closed": "open surface",
@@ -46,7 +47,7 @@ def show(found: Check, unit: str | None, picture: Path | None) -> None:
     """
     console, shown = Console(highlight=False), found.shown
     colour = COLOURS[found.verdict]
-    console.print(f"[bold]{shown.path}[/]  [bold {colour}]{found.verdict}[/]")
+    console.print(f"[bold]{escape(str(shown.path))}[/]  [bold {colour}]{found.verdict}[/]")
     console.print(_sentence(found, unit))
     table = Table("inside", "verdict", "tilt", "margin", "at rest", "CoM height", "note")
     for mode, one in found.outcomes.items():
@@ -62,7 +63,7 @@ def show(found: Check, unit: str | None, picture: Path | None) -> None:
         f"{label.protocol.inertia} mass, protocol {label.protocol.hash()}"
     )
     if picture is not None:
-        console.print(f"picture in {picture}")
+        console.print(f"picture in {escape(str(picture))}")
 
 
 def _cells(found: Check, one: Outcome) -> list[str]:
@@ -104,13 +105,13 @@ def _sentence(found: Check, unit: str | None) -> str:
 
 def _faults(found: Check) -> list[str]:
     counts = dataclasses.asdict(found.faults)
-    parts = f"{len(found.mesh.triangles)} triangles in {counts['parts']} parts"
+    parts = f"triangles: {len(found.mesh.triangles)}, parts: {counts['parts']}"
     if counts["cavities"]:
-        parts += f", {counts['cavities']} cavities"
+        parts += f", cavities: {counts['cavities']}"
     bad = [text.format(counts[name], **counts) for name, text in FAULTS.items() if counts[name]]
     if not bad:
-        return [f"mesh: {parts}; closed, nothing wrong"]
-    return [f"mesh: {parts}", *(f"  - {line}" for line in bad)]
+        return [f"{parts}; closed, nothing wrong"]
+    return [parts, *(f"  - {line}" for line in bad)]
 
 
 def record(found: Check, unit: str | None, picture: Path | None) -> dict[str, Any]:

@@ -105,10 +105,17 @@ def test_an_object_that_rocks_first_has_a_margin_once_it_rests():
     assert 1 < found.settled_deg < 30
 
 
+def test_a_name_with_brackets_stays_as_it_is(tmp_path, capsys):
+    path = boxes(tmp_path / "a [red] box.stl", *TABLE)
+    _, out = run(capsys, path, "--no-picture")
+    assert "a [red] box.stl" in out.replace("\n", "")
+    assert "closed, nothing wrong" in out
+
+
 def test_the_card_says_what_label_would(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out = run(capsys, shapes.mesh_path("stool2"))
-    assert code == 0 and "open surface" in out and "20 holes" in out
+    assert code == 0 and "open surface" in out and "holes: 20" in out
     assert f"protocol {Protocol.preset('dso-eval').hash()}" in out
     assert Image.open(io.BytesIO((tmp_path / "stool2-check.png").read_bytes())).size[0] > 100
 
@@ -117,6 +124,7 @@ def test_the_card_says_what_label_would(tmp_path, capsys, monkeypatch):
     ("arguments", "message"),
     [
         (["no.stl"], "no.stl: no such file"),
+        (["."], "a folder; expected one mesh"),
         (["bad.stl"], "not_a_mesh"),
         (["flat.obj"], "flat"),
         (["bad.stl", "--out", "card.jpg"], "expected a .png file"),
