@@ -15,13 +15,9 @@ from dso_jax.report import charts, html
 
 Table = Mapping[str, Mapping[str, Any]]
 # Columns of the tables with a row for each of many things.
-SHORT = ("output", "stable", "tilt_deg", "margin_deg", "cd", "f_score")
+SHORT = ("output", "stable", "tilt_deg", "margin_deg", "cd", "f_score", "iou")
 CHANGE, MISSING = "change", "–"
 AGREE = Label("agree", "%", 100, 2)
-CURVES = {  # of `Result.curves["checkpoints"]`: title, factor
-    "stable": ("Stable, %", 100),
-    "cd": ("Chamfer distance", 1),
-}
 
 
 def measures(result: Result) -> str:
@@ -156,17 +152,25 @@ def survival(result: Result) -> str:
 
 
 def checkpoints(result: Result) -> str:
-    """Stability and distance against training steps."""
-    curve = result.curves.get("checkpoints")
-    if not curve:
+    """Every checkpoint's table, which one is best, and curves against training steps."""
+    table, best = result.summary.get("checkpoints"), result.summary.get("best")
+    if not table:
         return ""
-    drawn = []
-    for key, (title, factor) in CURVES.items():
-        if key in curve:
-            ends = [_scaled(curve.get(f"{key}{end}", ()), factor) for end in ("", "_low", "_high")]
-            drawn.append(charts.line_chart(title, [charts.Series("", 2, curve["step"], *ends)]))
-    table = result.summary.get("checkpoints")
-    return "<h2>Checkpoints</h2>" + _columns(drawn) + (rows("checkpoint", table) if table else "")
+    text = ""
+    if best:
+        text = f"<p>Best: <b>{escape(str(best['name']))}</b>; the rest of this page is about it."
+        if best.get("suspect"):
+            suspects = ", ".join(escape(str(name)) for name in best["suspect"])
+            text += f" Guards suspect {suspects}."
+        text += "</p>"
+    curve, drawn = result.curves.get("checkpoints", {}), []
+    for name, label in labels(curve).items():
+        ends = [
+            _scaled(curve.get(f"{name}{end}", ()), label.factor) for end in ("", "_low", "_high")
+        ]
+        steps = _scaled(curve["step"], 1)
+        drawn.append(charts.line_chart(label.title, [charts.Series("", 2, steps, *ends)]))
+    return f"<h2>Checkpoints</h2>{text}{rows('checkpoint', table)}{_columns(drawn)}"
 
 
 def _columns(drawn: Sequence[str]) -> str:

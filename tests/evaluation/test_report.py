@@ -130,6 +130,8 @@ def test_optional_sections_appear_with_what_they_show(made):
         "reasons": {"not_a_mesh": 7},
         "categories": {"chairs": {"meshes": {"value": 6}, "stable": interval}},
         "baselines": {"cut-0.05": {"stable": interval, "cd": {"value": 0.01}}},
+        "checkpoints": {"base": {"stable": interval}, "step 100": {"iou": interval}},
+        "best": {"name": "step 100", "suspect": ["step 200"]},
         "engines": {"sapien": {**confusion, "agreement": interval}},
     }
     more = Result(
@@ -139,7 +141,13 @@ def test_optional_sections_appear_with_what_they_show(made):
         result.summary | tables,
         {
             "survival": {"theta": [0.0, 0.01], **curve},
-            "checkpoints": {"step": [0, 100], "stable": [0.5, 0.7], "cd": [0.02, None]},
+            "checkpoints": {
+                "step": [0, 100],
+                "stable": [0.5, 0.7],
+                "stable_low": [0.4, None],
+                "stable_high": [0.6, None],
+                "iou": [0.02, None],
+            },
         },
         {"sapien": np.array([3.0, 30.0, 2.0, 90.0, np.nan, 4.0])},
         result.before_poses,
@@ -147,10 +155,21 @@ def test_optional_sections_appear_with_what_they_show(made):
     page = evaluation.render(more, [0, 1], {}, {}, folder)
     Reader(page)
     shown = ("31.0 %", "a slab &lt;below&gt;", "<code>not_a_mesh</code>", "cut-0.05", "chairs")
-    for text in (*shown, "98.76", "Tilt in sapien", "Set down crooked", "Checkpoints", "0.0100"):
+    for text in (
+        *shown,
+        "98.76",
+        "Tilt in sapien",
+        "Set down crooked",
+        "0.0100",
+        "0.988",
+        "Best: <b>step 100</b>",
+        "Guards suspect step 200",
+    ):
         assert text in page, text
     assert 'class="bad">31.0 %' in page
     assert evaluation_tables.engines(more).count('class="dot series-3"') == 1  # fixed.obj
+    drawn = evaluation_tables.checkpoints(more)
+    assert drawn.count("<figure>") == 2 and drawn.count('class="band') == 1
     assert "2 of 6 meshes, worst change first" in page and "results.csv.</p>" in page
 
 
