@@ -186,9 +186,10 @@ def main() -> int:
     parser.add_argument("--workers", type=int)
     parser.add_argument("--no-cache", action="store_true")
     parser.add_argument("--simulate", action="store_true", help="the whole job; keeps --folder")
+    parser.add_argument("--so-far", action="store_true", help="judge an unfinished --simulate")
     parser.add_argument("--out", type=Path, help="JSON file for what --simulate found")
     args = parser.parse_args()
-    if args.simulate:
+    if args.simulate or args.so_far:
         return simulate(args)
     with tempfile.TemporaryDirectory(dir=args.folder) as place:
         planted = plant(Path(place) / "files", args.files)
@@ -217,14 +218,17 @@ def simulate(args: argparse.Namespace) -> int:
         planted = plant(place / "files", args.files)
         cache, table = None if args.no_cache else place / "cache", place / "labels.parquet"
         paths = [path for path, _, _ in planted]
-        record = garbage_job.run(paths, table, PROTOCOL, args.workers, cache)
+        runs = []
+        if not args.so_far:
+            record = garbage_job.run(paths, table, PROTOCOL, args.workers, cache)
+            runs = garbage_job.remembered(place, record)
         report = {
             "command": " ".join(["python", "benchmarks/garbage.py", *sys.argv[1:]]),
             "cores": os.cpu_count(),
             "python": platform.python_version(),
             "protocol": {"hash": PROTOCOL.hash(), **PROTOCOL.to_dict()},
-            "runs": garbage_job.remembered(place, record),
-            **garbage_job.verdict(table, planted),
+            "runs": runs,
+            **garbage_job.verdict(table, planted, so_far=args.so_far),
         }
     for name, value in report.items():
         if isinstance(value, int | float):

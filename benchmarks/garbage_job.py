@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sim_mjx import Protocol, engines, job
-from sim_mjx.plan import make_plan
+from sim_mjx.plan import folder, make_plan
 from sim_mjx.task import Task
 
 MIB = 2**20
@@ -70,22 +71,33 @@ def run(
     }
 
 
-def remembered(folder: Path, run_record: dict[str, Any]) -> list[dict[str, Any]]:
-    """All runs of this folder's job, with this one; those that were killed are missing."""
-    path = folder / "runs.json"
+def remembered(place: Path, run_record: dict[str, Any]) -> list[dict[str, Any]]:
+    """All runs of this place's job, with this one; those that were killed are missing."""
+    path = place / "runs.json"
     runs = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     runs += [run_record] if run_record["files"] else []
     path.write_text(json.dumps(runs), encoding="utf-8")
     return runs
 
 
-def verdict(out: Path, planted: list[tuple[Path, str, str]]) -> dict[str, Any]:
+def verdict(
+    out: Path, planted: list[tuple[Path, str, str]], *, so_far: bool = False
+) -> dict[str, Any]:
     """Holds every row of the table against what was planted.
+
+    Args:
+        out: the table.
+        planted: what it must say, in order.
+        so_far: looks at the parts of an unfinished job, and at the files that they are about.
 
     Returns:
         Counts, and under `wrong` one line for each row that is not as it must be.
     """
-    rows = pq.read_table(out).to_pylist()
+    parts = sorted(folder(out).glob("*.parquet")) if so_far else [out]
+    rows = pa.concat_tables([pq.read_table(part) for part in parts]).to_pylist()
+    if so_far:
+        labelled = {row["path"] for row in rows}
+        planted = [one for one in planted if str(one[0]) in labelled]
     wrong, reasons, statuses = [], Counter(), Counter()
     labels: dict[str, set[bool]] = defaultdict(set)
     if len(rows) != len(planted):

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks import garbage, garbage_job
-from sim_mjx import Protocol
+from sim_mjx import Protocol, plan
 from sim_mjx.prepare_one import Preparer
 from sim_mjx.task import SCHEMA
 
@@ -87,6 +87,11 @@ def test_a_row_that_is_not_as_planted_is_named(tmp_path):
     assert found["reasons"] == {"": 4, "flat": 3, "empty": 1}
     short = garbage_job.verdict(table, [*planted, planted[0]])
     assert "8 rows for 9 files" in short["wrong"]
+    parts = plan.folder(table)
+    parts.mkdir()
+    pq.write_table(pa.Table.from_pylist(rows[:2], schema=SCHEMA), parts / "00000.parquet")
+    begun = garbage_job.verdict(table, planted, so_far=True)
+    assert (begun["rows"], len(begun["wrong"])) == (2, 1)
 
 
 @pytest.mark.slow
