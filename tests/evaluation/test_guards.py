@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import trimesh
 
+from benchmarks.guard_changes import joined, plated, stretched
 from dso_jax.evaluation.baselines import unit_upright
 from dso_jax.evaluation.guards import NAMES, Finding, check, verdict
 from dso_jax.evaluation.shape import RESOLUTION, Shape, shape
@@ -27,25 +28,6 @@ def reference(name: str) -> Shape:
 
 def fired(sample: Shape | None, name: str) -> set[str]:
     return {guard for guard, found in check(sample, reference(name)).items() if found.fires}
-
-
-def joined(mesh: Mesh, other: trimesh.Trimesh) -> Mesh:
-    vertices = np.concatenate([mesh.vertices, np.asarray(other.vertices)])
-    triangles = np.concatenate([mesh.triangles, np.asarray(other.faces) + len(mesh.vertices)])
-    return Mesh(vertices, triangles, "z")
-
-
-def plated(mesh: Mesh, thick: float, wide: float) -> Mesh:
-    """A plate under the object, `wide` times as long and as wide as it."""
-    unit = unit_upright(mesh)
-    low, size = unit.vertices.min(axis=0), np.ptp(unit.vertices, axis=0)
-    plate = box(wide * size[0], wide * size[1], thick)
-    plate.apply_translation([0, 0, low[2]])
-    return joined(unit, plate)
-
-
-def stretched(mesh: Mesh, factor: float) -> Mesh:
-    return Mesh(unit_upright(mesh).vertices * [1, 1, factor], mesh.triangles, "z")
 
 
 @pytest.mark.parametrize("name", TALL)
