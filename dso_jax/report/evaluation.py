@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from dso_jax.atomic import write_text
+from dso_jax.evaluation.labels import LABELS
 from dso_jax.evaluation.result import BEFORE, CSV_NAME, JSON_NAME, Result
 from dso_jax.report import evaluation_tables as tables
 from dso_jax.report import html
 from dso_jax.report.evaluation_drawings import Drawing, Task, draw_all
 from dso_jax.report.evaluation_gallery import change, gallery
+from dso_jax.report.evaluation_tables import MISSING
 from sim_mjx.protocol import Protocol
 
 NAME = "report.html"
@@ -87,17 +89,18 @@ def render(
 
 def _headline(result: Result) -> str:
     summary = result.summary
-    after = summary["all"]["stable"]
-    text = f"{100 * after['value']:.1f} % of {len(result)} meshes stand"
+    after, lost = summary["all"]["stable"], int((result.columns["status"] == "invalid").sum())
+    text = f"{_percent(after['value'])} % of {len(result) - lost} meshes stand"
     change = summary.get("change", {}).get("stable")
     if change:
+        low, high = _percent(change["low"], "+"), _percent(change["high"], "+")
         text += (
-            f"; before, {100 * summary['before']['stable']['value']:.1f} %. That is "
-            f"{100 * change['value']:+.1f} points (95 % interval {100 * change['low']:+.1f} to "
-            f"{100 * change['high']:+.1f})"
+            f"; before, {_percent(summary['before']['stable']['value'])} %. That is "
+            f"{_percent(change['value'], '+')} points (95 % interval {low} to {high})"
         )
     else:
-        text += f" (95 % interval {100 * after['low']:.1f} to {100 * after['high']:.1f})"
+        text += f" (95 % interval {_percent(after['low'])} to {_percent(after['high'])})"
+    text += f"; {lost} more could not be simulated" if lost else ""
     verdict = summary.get("verdict", {})
     style = {True: "good", False: "bad", None: ""}[verdict.get("ok")]
     guards = f'<p class="{style}">{escape(verdict["text"])}</p>' if verdict.get("text") else ""
@@ -105,6 +108,10 @@ def _headline(result: Result) -> str:
         '<a class="skip" href="#gallery">To the gallery</a><h1>DSO-JAX evaluation</h1>'
         f'<div class="verdict">{escape(text)}.</div>{guards}'
     )
+
+
+def _percent(value: float | None, sign: str = "") -> str:
+    return LABELS["stable"].number(value, sign) or MISSING
 
 
 def _origin(result: Result) -> str:

@@ -81,7 +81,7 @@ def gallery(
     cards = "".join(
         card(result, row, found[row], float(worse[row]), after, before, folder) for row in rows
     )
-    shown = f"{len(rows)} of {len(result)} meshes, worst change first"
+    shown = f"{len(rows)} of {len(result)} meshes"
     rest = "" if len(rows) == len(result) else " The others are in results.csv."
     return (
         '<section id="gallery" tabindex="-1"><h2>Every mesh</h2>'
@@ -104,6 +104,8 @@ def _filters(result: Result, rows: Sequence[int], found: Sequence[str]) -> str:
     orders = dict(ORDERS)
     if "cd" not in columns:
         del orders["cd"]
+    if f"{BEFORE}path" not in columns:
+        orders |= {"worst": "worst first", "best": "best first"}
     selects = _select("kind", "verdict", verdicts)
     if len(groups) > 1:
         listed = {name: f"{name or 'none'} ({n})" for name, n in sorted(groups.items())}

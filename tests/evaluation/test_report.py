@@ -113,7 +113,7 @@ def test_numbers_of_the_tables_are_the_summary_s(made, page):
     _, result = made
     stable = result.summary["all"]["stable"]
     assert stable["value"] == 0.8  # of five that came out
-    assert "80.0 % of 6 meshes stand; before, 83.3 %" in page
+    assert "80.0 % of 5 meshes stand; before, 83.3 %" in page and "1 more could not be" in page
     assert "<b>80.0</b>" in page and "<b>83.3</b>" in page
     assert "stood before, falls now (1)" in page
     assert "guards: not judged without shapes" in page
@@ -170,7 +170,7 @@ def test_optional_sections_appear_with_what_they_show(made):
     assert evaluation_tables.engines(more).count('class="dot series-3"') == 1  # fixed.obj
     drawn = evaluation_tables.checkpoints(more)
     assert drawn.count("<figure>") == 2 and drawn.count('class="band') == 1
-    assert "2 of 6 meshes, worst change first" in page and "results.csv.</p>" in page
+    assert "2 of 6 meshes<" in page and "results.csv.</p>" in page
 
 
 def test_a_series_without_an_interval_has_no_band():
