@@ -30,11 +30,13 @@ def main(argv: list[str]) -> int:
     """
     options = sample_arguments.parse(argv)
     # JAX takes seconds to import; `--help` and typing mistakes need not wait.
-    from dso_jax import generate, mesh_export, meshes
+    from dso_jax import generate, mesh_export, mesh_simplify, meshes
     from dso_jax.cli import adapters, sample_prompts
     from sim_mjx.protocol import Protocol, ProtocolError
 
     out = mesh_export.check_path(options.out)
+    if options.simplify is not None:
+        mesh_simplify.check_installed()
     try:
         protocol = Protocol.resolve(options.protocol)
     except ProtocolError as error:
@@ -62,6 +64,9 @@ def main(argv: list[str]) -> int:
         labelled = generate.label(logits, protocol, progress=progress)
     best = _best(labelled, protocol)
     mesh = meshes.surface(logits[best], saturation=protocol.saturation, smooth=options.smooth)
+    if options.simplify is not None:
+        height = float(np.ptp(mesh.vertices[:, 2]))
+        mesh = mesh_simplify.simplify(mesh, options.simplify / options.height_mm * height)
     try:
         written = mesh_export.export(mesh, out, height_mm=options.height_mm, up=options.up)
     except OSError as error:

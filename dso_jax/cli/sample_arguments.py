@@ -42,7 +42,7 @@ exit codes
 examples
   dso sample toybox:3 --out biped.stl
   dso sample chair.png --out chair.glb --best-of 8
-  dso sample photo.jpg --remover u2net.onnx --out chair.3mf --height-mm 120
+  dso sample photo.jpg --remover u2net.onnx --out chair.3mf --height-mm 120 --simplify 0.2
   dso sample chair.png --adapter runs/dro --out chair.glb --seed 7
 """
 
@@ -112,6 +112,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="rounds of smoothing, 5 take the steps of the voxels away; soles stay flat. The label "
         "is that of the object before it (default: 0)",
+    )
+    add(
+        "--simplify",
+        type=_positive,
+        metavar="MM",
+        help="fewer triangles, where that moves the surface by no more than about MM (try 0.2); the "
+        "mesh stays closed. The label is that of the object before it",
     )
     return made
 
