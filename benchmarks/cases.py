@@ -132,7 +132,7 @@ def growth() -> Iterator[Case]:
 
 
 def host() -> Iterator[Case]:
-    """What surrounds the step: reading a dataset, loading weights, labelling."""
+    """What surrounds the training step: reading, loading, labelling, the simulator's steps."""
     for kind in ("stored", "online"):
         for cache in ("cold", "warm"):
             for threads in (1, 2, 8):
@@ -144,3 +144,8 @@ def host() -> Iterator[Case]:
         for step in ("slim", "stock"):
             options = {"slots": slots, "step": step}
             yield Case(f"label/{slots}/{step}", "host_side:label", options)
+    for points in (64, 256):
+        for worlds in (1024, 8192, 32768, 131072):
+            for engine in ("stock", "slim", "slim-early", "warp"):
+                options = {"engine": engine, "worlds": worlds, "points": points}
+                yield Case(f"steps/{worlds}w-{points}p/{engine}", "slim:steps", options)

@@ -9,14 +9,14 @@ from typing import Any
 
 import jax
 
-from benchmarks import labels, weights
+from benchmarks import measure, weights
 from benchmarks.measure import GIB, Run
-from sim_mjx.drop import Step
 
 
 def describe() -> dict[str, str]:
     """Device and versions, for the record."""
-    return {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
+    device = jax.devices()[0].device_kind
+    return {"device": device} | measure.versions("jax", "torch", "mujoco", "mujoco-mjx")
 
 
 def load(run: Run, engine: str) -> dict[str, Any]:
@@ -36,9 +36,11 @@ def load(run: Run, engine: str) -> dict[str, Any]:
     }
 
 
-def label(run: Run, slots: int, step: Step) -> dict[str, Any]:
-    """Drops of two objects a slot, the second of two equal runs."""
+def label(run: Run, slots: int, **options: Any) -> dict[str, Any]:
+    """Drops of two objects a slot, the second of two equal runs; options as of `labels.Case`."""
+    from benchmarks import labels  # needs the simulator
+
     slots = slots if run.size == "full" else 2
-    case = labels.Case(step=step, slots=slots)
+    case = labels.Case(slots=slots, **options)
     found = labels.measure(case, labels.solids(case.hull), rounds=2)
     return {name: value for name, value in found.items() if value is not None}

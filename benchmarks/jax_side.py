@@ -27,7 +27,7 @@ DTYPE = "bfloat16"
 
 def describe() -> dict[str, str]:
     """Device and versions, for the record."""
-    return {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
+    return {"device": jax.devices()[0].device_kind} | measure.versions("jax", "jaxlib", "flax")
 
 
 class Model(NamedTuple):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import importlib.metadata
+import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -57,6 +60,15 @@ class Run:
 
     size: str = "full"
     repeats: int = 10
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Of Python, and of those packages that are here."""
+    found = {"python": platform.python_version()}
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
 
 
 def timed(call: Callable[[], Any], repeats: int) -> dict[str, Any]:

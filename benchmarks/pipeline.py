@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import jax
 import ml_dtypes
 import numpy as np
 
@@ -43,7 +42,7 @@ COLUMNS = {  # of no interest here
 
 def describe() -> dict[str, str]:
     """What it was measured on; the disk is that of the folder for temporary files."""
-    return {"device": "cpu", "jax": jax.__version__, "disk": tempfile.gettempdir()}
+    return {"device": "cpu"} | measure.versions("grain", "numpy")
 
 
 def read(run: Run, cold: bool = False, threads: int = 2, images: bool = False) -> dict[str, Any]:

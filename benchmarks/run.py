@@ -80,7 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             continue
         print(head, flush=True)
         try:
-            figures = measure(case, options) if options.small else _apart(case, options)
+            here = options.small and not options.apart
+            figures = measure(case, options) if here else _apart(case, options)
         except Skipped as reason:
             failed += 1
             print(f"  skipped: {reason}", flush=True)
@@ -112,6 +113,7 @@ def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
 def _apart(case: Case, options: argparse.Namespace) -> dict[str, Any]:
     """The same in a process that then ends."""
     command = [sys.executable, __file__, "--one", case.name, "--device", options.device]
+    command += ["--small"] if options.small else []
     with tempfile.TemporaryDirectory() as folder:
         result, log = Path(folder) / "result.json", Path(folder) / "log.txt"
         command += ["--repeats", str(options.repeats), "--result", str(result)]
@@ -166,6 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, metavar="JSON", help="file to append to; nothing is kept without")
     add("--device", choices=DEVICES, default="default", help="default: what jax and torch choose")
     add("--small", action="store_true", help="a tiny network, in this process: does it run?")
+    add("--apart", action="store_true", help="with --small: processes as without it")
     add("--repeats", type=int, default=10, help="timed calls of a case (default: 10)")
     add("--limit", type=float, default=900, metavar="S", help="seconds a case may take")
     add("--list", action="store_true", help="print the names of the cases and leave")

@@ -33,7 +33,8 @@ SAMPLER = 12, 3.0, 7.5, 0.5
 
 def describe() -> dict[str, str]:
     """Device and versions, for the record."""
-    return {"device": torch.cuda.get_device_name() if CUDA else "cpu", "torch": torch.__version__}
+    device = torch.cuda.get_device_name() if CUDA else "cpu"
+    return {"device": device} | measure.versions("torch", "triton")
 
 
 class LoRALinear(nn.Module):

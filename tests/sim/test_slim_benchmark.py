@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import pathlib
-import subprocess
-import sys
-
 import pytest
 
-SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "benchmarks" / "slim.py"
+from benchmarks import slim
+from benchmarks.measure import Run
 
 
 @pytest.mark.slow
-def test_a_case_of_each_size_is_measured(tmp_path):
-    out = tmp_path / "slim.json"
-    arguments = ["--worlds", "2", "--chunks", "1", "-f", "^slim-2w|^stock-2w-64p", "--out", out]
-    subprocess.run([sys.executable, SCRIPT, *arguments], check=True, timeout=300)
-    cases = {case["name"]: case for case in json.loads(out.read_text())["cases"]}
-    assert list(cases) == ["stock-2w-64p", "slim-2w-64p", "slim-2w-256p"]
-    assert all(case["steps_per_second"] > 0 for case in cases.values())
+def test_a_case_of_each_size_is_measured():
+    run = Run("small", repeats=1)
+    shapes = (("stock", 64), ("slim", 64), ("slim", 256))
+    cases = [slim.steps(run, engine, 1024, points) for engine, points in shapes]
+    assert all(case["steps_per_s"] > 0 for case in cases)
     # The same drop: engines end in the same poses.
-    stock, slim = cases["stock-2w-64p"], cases["slim-2w-64p"]
-    assert abs(stock["mean_tilt_cosine"] - slim["mean_tilt_cosine"]) < 2e-4
+    assert abs(cases[0]["mean_tilt_cosine"] - cases[1]["mean_tilt_cosine"]) < 2e-4
