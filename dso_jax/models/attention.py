@@ -35,7 +35,8 @@ def attend(
         key_value_seq_lengths=lengths,
         implementation=backend,  # type: ignore[arg-type]
     )
-    return checkpoint_name(out, "attention")
+    # Remat knows cuDNN's call itself; by name, its output would be kept a second time.
+    return out if backend == "cudnn" else checkpoint_name(out, "attention")
 
 
 @functools.cache

@@ -64,9 +64,10 @@ class Block(nnx.Module):
         """x plus cross-attention, which needs no attention where there is no condition."""
         if not context.unconditional:
             return x + self.cross_attn(self.norm2(x), context)
-        known, free = jnp.split(x, [x.shape[0] - context.unconditional])
-        known = known + self.cross_attn(self.norm2(known), context)
-        return jnp.concatenate([known, free + self.cross_attn.unconditional(x.dtype)])
+        rows = x.shape[0] - context.unconditional
+        known = self.cross_attn(self.norm2(x[:rows]), context)
+        free = jnp.broadcast_to(self.cross_attn.unconditional(x.dtype), x[rows:].shape)
+        return x + jnp.concatenate([known, free])
 
 
 def modulation(width: int, dtype: Dtype, rngs: nnx.Rngs) -> nnx.Dict:
