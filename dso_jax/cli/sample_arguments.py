@@ -117,8 +117,8 @@ def _parser() -> argparse.ArgumentParser:
         "--simplify",
         type=_positive,
         metavar="MM",
-        help="fewer triangles, where that moves the surface by no more than about MM (try 0.2); the "
-        "mesh stays closed. The label is that of the object before it",
+        help="fewer triangles, where that moves the surface by no more than about MM (try 0.2); "
+        "the mesh stays closed. The label is that of the object before it",
     )
     return made
 
