@@ -101,7 +101,7 @@ def main(
     )
     base = setup.load_base(config, mesh) if base is None else base
     setup.check_fit(dataset, base)
-    encoder = online.load_encoder(config, mesh, encoder)
+    encoder = online.load_encoder(config, dataset, mesh, encoder)
     online.check_fit(dataset, encoder, base)
     start = adapters.start(base, train.init_adapter)
     adapter_key, step_key = setup.keys(train.seed, mesh)

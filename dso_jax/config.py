@@ -150,9 +150,9 @@ class Config:
     conditions: Literal["stored", "online"] = "stored"
     """Conditions as the dataset folder has them, or computed by `image_encoder` from the images
     that it has: less to store and to read, for about 3 % of a step."""
-    image_encoder: str = "dinov2_vitl14_reg"
-    """The DINOv2 that computes them: a name of the torch hub, or a file or folder of its weights.
-    Runs in `system.dtype`."""
+    image_encoder: str | None = None
+    """The DINOv2 that computes them: a name of the torch hub, or a file or folder of its weights;
+    None takes the one through which the samples were made. Runs in `system.dtype`."""
     out: str = "runs/train"
     """Run folder: config.yaml, metrics.jsonl, checkpoints/, adapter/. An unfinished run resumes."""
     trainable: tuple[str, ...] = ("lora",)

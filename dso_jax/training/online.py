@@ -7,24 +7,28 @@ pair costs in the step. Nothing learns through it, so it is a program of its own
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float32, UInt8
 
-from dso_jax import conditioning, pretrained
+from dso_jax import conditioning, pretrained, toybox
 from dso_jax.config import Config
 from dso_jax.errors import UsageError
 from dso_jax.models import DINOv2Config
+from dso_jax.pretrained import image_encoder
 from dso_jax.store import Dataset
 from dso_jax.training import sharding
 
+logger = logging.getLogger(__name__)
 ONLINE = "online"
 AT_ONCE = 4  # images a device encodes together: without cuDNN, attention keeps its weights
-Encoder = tuple[DINOv2Config, dict]
+Encoder = tuple[DINOv2Config, dict] | Literal["toybox"]
 Feed = Callable[[dict], dict]
 
 
@@ -33,19 +37,34 @@ def open_dataset(config: Config) -> Dataset:
     return Dataset(config.data, images=config.conditions == ONLINE)
 
 
-def load_encoder(config: Config, mesh: Mesh, given: Encoder | None = None) -> Encoder | None:
+def load_encoder(
+    config: Config, dataset: Dataset, mesh: Mesh, given: Encoder | None = None
+) -> Encoder | None:
     """The image encoder, whole on every device; None where conditions are stored.
 
     Args:
-        config: names it.
+        config: may name it.
+        dataset: may say through which one its samples were made.
         mesh: its devices.
         given: one that is loaded already.
+
+    Raises:
+        UsageError: it is nowhere, or cannot be read.
     """
     if config.conditions != ONLINE:
         return None
     if given is not None:
         return given
-    return pretrained.load_image_encoder(config.image_encoder, sharding=sharding.replicated(mesh))
+    made_with = dataset.meta.get("encoder")
+    name = config.image_encoder or made_with or image_encoder.DEFAULT
+    if made_with not in (None, name):
+        meta = dataset.folder / "meta.json"
+        logger.warning(
+            "%s: the samples were made through encoder %s, not %s", meta, made_with, name
+        )
+    if name == "toybox":
+        return "toybox"
+    return pretrained.load_image_encoder(name, sharding=sharding.replicated(mesh))
 
 
 def check_fit(dataset: Dataset, encoder: Encoder | None, base: Any) -> None:
@@ -62,12 +81,15 @@ def check_fit(dataset: Dataset, encoder: Encoder | None, base: Any) -> None:
                 f"{meta}: condition_shape is {shape}, {base.name} takes {channels} channels"
             )
         return
-    edge, width = encoder[0].image_size, encoder[0].width
+    if isinstance(encoder, str):
+        edge, width = toybox.IMAGE_SIZE, toybox.COND_CHANNELS
+    else:
+        edge, width = encoder[0].image_size, encoder[0].width
     if shape != (edge, edge, 3):
         raise UsageError(f"{meta}: image_shape is {shape}, the encoder takes {(edge, edge, 3)}")
     if width != channels:
         raise UsageError(
-            f"image_encoder gives conditions of {width} channels, {base.name} takes {channels}"
+            f"the image encoder gives conditions of {width} channels, {base.name} takes {channels}"
         )
 
 
@@ -75,6 +97,8 @@ def make_feed(config: Config, encoder: Encoder | None, mesh: Mesh) -> Feed:
     """The function from a batch of `data.batches` to the step's, spread over the devices."""
     if encoder is None:
         return functools.partial(sharding.to_device, mesh=mesh)
+    if isinstance(encoder, str):
+        return functools.partial(_toybox_feed, mesh=mesh)
     network, params = encoder
     spread, everywhere = sharding.by_example(mesh), sharding.replicated(mesh)
     params = sharding.place(params, everywhere)
@@ -94,6 +118,12 @@ def make_feed(config: Config, encoder: Encoder | None, mesh: Mesh) -> Feed:
         return placed | {"cond": encode(params, placed["cond"])}
 
     return feed
+
+
+def _toybox_feed(batch: dict, mesh: Mesh) -> dict:
+    """The toybox's encoder is a few lines of numpy."""
+    pixels = batch["cond"].astype(np.float32) / 255
+    return sharding.to_device(batch | {"cond": toybox.condition(pixels)}, mesh)
 
 
 def _parts(images: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +12,11 @@ import numpy as np
 import pytest
 
 import train
-from dso_jax import conditioning, data
+from dso_jax import conditioning, data, toybox
 from dso_jax.cli import main as dso
 from dso_jax.dataset_writer import DatasetWriter
 from dso_jax.errors import UsageError
-from dso_jax.models import DINOv2Config, init_dinov2, lora
+from dso_jax.models import FLOW_SIZES, DINOv2Config, init_dinov2, lora
 from dso_jax.training import online, sharding
 from tests.training.conftest import labels, make_config
 
@@ -56,7 +57,7 @@ def test_what_is_computed_is_what_is_stored(encoder, folder, tmp_path, devices):
     batches = []
     for config in configs(folder, tmp_path):
         dataset = online.open_dataset(config)
-        network = online.load_encoder(config, mesh, encoder)
+        network = online.load_encoder(config, dataset, mesh, encoder)
         batch = data.at(data.batches(dataset, 8, seed=0), 3)
         batches.append(online.make_feed(config, network, mesh)(batch))
     stored, computed = batches
@@ -71,7 +72,7 @@ def test_what_does_not_fit_is_named(encoder, folder, base, tmp_path, monkeypatch
     dataset = online.open_dataset(config)
     for change, message in (
         ({"image_size": 42}, r"meta.json: image_shape is .28, 28, 3., the encoder takes .42, 42"),
-        ({"width": 16}, "image_encoder gives conditions of 16 channels, tiny takes 8"),
+        ({"width": 16}, "image encoder gives conditions of 16 channels, tiny takes 8"),
     ):
         other = dataclasses.replace(ENCODER, **change), encoder[1]
         with pytest.raises(UsageError, match=message):
@@ -81,6 +82,25 @@ def test_what_does_not_fit_is_named(encoder, folder, base, tmp_path, monkeypatch
     assert dso.main(["train", *arguments, "--image-encoder", "nothing"]) == 2
     assert "image encoder 'nothing': no such file" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_the_toyboxs_pictures_give_its_conditions(tmp_path):
+    """`dso generate --prompts toybox --store both` says in meta.json which encoder it took."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (6, 32, 32, 3), np.uint8)
+    latents = rng.normal(size=(24, 2, 4, 4, 4)).astype(np.float32)
+    conditions = toybox.condition(pixels.astype(np.float32) / 255)
+    writer = DatasetWriter(tmp_path, {"encoder": "toybox"})
+    writer.append(labels(6, 4), latents, conditions, pixels)
+    base = SimpleNamespace(name="toybox", flow_config=FLOW_SIZES["toybox"])
+    mesh, cond = sharding.make_mesh(jax.devices()[:4]), []
+    for config in configs(tmp_path, tmp_path / "out"):
+        dataset = online.open_dataset(config)
+        network = online.load_encoder(config, dataset, mesh)
+        online.check_fit(dataset, network, base)
+        batch = data.at(data.batches(dataset, 8, seed=0), 0)
+        cond.append(online.make_feed(config, network, mesh)(batch)["cond"])
+    np.testing.assert_array_equal(cond[0], cond[1])
 
 
 @pytest.mark.slow  # compiles two steps
