@@ -53,10 +53,10 @@ def parser() -> argparse.ArgumentParser:
     add("--geometry", choices=("paper", "fine"), default="paper", help="fine: both; see below")
     add(
         "--baselines",
-        type=_listed(BASELINES, {"cut": CUTS, "all": BASELINES}),
+        type=_listed(BASELINES, {"cut": CUTS}),
         default=[],
         metavar="LIST",
-        help="of cut, best-pose, best-of-n, or all",
+        help="of cut (at four heights, or cut-0.1), best-pose, best-of-n",
     )
     add("--no-shapes", dest="shapes", action="store_false", help="no shape measures, no guards")
     add("--strict", action="store_true", help="write nothing and fail if any file is invalid")

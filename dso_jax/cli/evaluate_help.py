@@ -67,5 +67,6 @@ exit codes
 examples
   dso evaluate samples/ --out evaluation
   dso evaluate tuned/ --before base/ --truth objaverse/ --perturb --out evaluation
-  dso evaluate meshes/ --engines mujoco,sapien --baselines all --out evaluation
+  dso evaluate meshes/ --engines mujoco,sapien --baselines cut,best-pose --out evaluation
+  dso evaluate runs/dro --checkpoints all --baselines best-of-n --out evaluation
 """
