@@ -8,12 +8,13 @@ from typing import Any
 
 OBJECTIVES = ("sft", "dro", "dpo")
 REMAT = ("none", "dots", "full")
-# Ways to carry out the same step: fields of `SystemConfig`.
+# Ways to carry out the same step: fields of `SystemConfig`, and `accumulation`.
 WAYS: dict[str, dict[str, Any]] = {
     "products": {"remat": "products"},
     "attention": {"remat": "attention"},
     "attention-context": {"remat": "attention+context+lora"},
     "attention-qkv": {"remat": "attention+context+lora+qkv"},
+    "attention-halves": {"remat": "attention", "accumulation": 2},
     "none-unroll4": {"unroll": 4},
     "none-unroll24": {"unroll": 24},
     "products-unroll24": {"remat": "products", "unroll": 24},
@@ -25,6 +26,10 @@ WAYS: dict[str, dict[str, Any]] = {
     "products-pad128": {"remat": "products", "pad_condition": 128},
     "products-xla-attention": {"remat": "products", "attention": "xla"},
     "products-cublas": {"remat": "products", "xla": ("xla_gpu_enable_triton_gemm=false",)},
+}
+FORWARD_WAYS: dict[str, dict[str, Any]] = {
+    "split": {"projections": "split"},
+    "split-unroll24": {"projections": "split", "unroll": 24},
 }
 BATCHES = (6, 24, 48, 96)  # samples through the network, beside the usual
 USUAL = 12
@@ -111,6 +116,8 @@ def forwards() -> Iterator[Case]:
         for mode in ("eager", "compile"):
             yield Case(f"{group}/torch-{mode}", f"torch_side:{call}", options | {"mode": mode})
         yield Case(f"{group}/jax", f"jax_side:{call}", options)
+        for way, system in FORWARD_WAYS.items():
+            yield Case(f"{group}/jax-{way}", f"jax_side:{call}", options | system)
 
 
 def growth() -> Iterator[Case]:

@@ -110,7 +110,7 @@ TITLES = {
 
 
 def figures(objective: str, samples: int, system: dict[str, Any]) -> dict[str, float]:
-    """What a step of all blocks takes; arguments as fields of `SystemConfig`."""
+    """What a step of all blocks takes; `system` as the ways of `cases.WAYS`."""
     flow = FlowConfig()
     if system.get("unroll", 1) == 1:
         return _compiled(objective, samples, system, flow.num_blocks)
@@ -123,11 +123,13 @@ def _compiled(
     objective: str, samples: int, system: dict[str, Any], blocks: int
 ) -> dict[str, float]:
     pairs = samples if objective == "sft" else samples // 2
+    system = dict(system)
+    train = TrainConfig(batch_size=pairs, accumulation=system.pop("accumulation", 1))
     config = Config(
         base="TRELLIS-image-large",
         data="",
         objective=ObjectiveConfig(name=objective),
-        train=TrainConfig(batch_size=pairs),
+        train=train,
         system=dataclasses.replace(SystemConfig(dtype="bfloat16", attention="cudnn"), **system),
     )
     with _without_a_gpu() as devices:

@@ -53,12 +53,15 @@ def build(size: Size, objective: str, samples: int, system: dict[str, Any]) -> M
         size: of the network.
         objective: sft, dro or dpo.
         samples: latents that pass through the policy in a step.
-        system: fields of `SystemConfig` that differ from the defaults.
+        system: fields of `SystemConfig` that differ from the defaults, and `accumulation`.
     """
+    system = dict(system)
+    parts_of_a_step = system.pop("accumulation", 1)
+    pairs = samples if objective == "sft" else samples // 2
     config = Config(
         objective=ObjectiveConfig(name=objective),
         lora=size.lora,
-        train=TrainConfig(batch_size=samples if objective == "sft" else samples // 2),
+        train=TrainConfig(batch_size=pairs, accumulation=parts_of_a_step),
         system=dataclasses.replace(SystemConfig(dtype=DTYPE), **system),
     )
     made: list[policy.Policy] = []
