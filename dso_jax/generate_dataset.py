@@ -137,7 +137,7 @@ class DatasetJob:
             "protocol": self._protocol.hash(),
             "seed": recipe.seed,
             "samples": [recipe.first, recipe.first + recipe.samples],
-            "prompts": {"count": len(source.objects), "sha256": fingerprint(source)},
+            "prompts": f"{len(source.objects)}, sha256 of their names {fingerprint(source)[:16]}",
             "block": BLOCK,
             # Known beforehand, so that meta.json is the first file that is written.
             **{SHAPES[kind]: list(shapes[kind]) for kind in ("latents", *seen)},

@@ -135,7 +135,9 @@ class FileSource:
                 usable = [one.pixels for one in block if one.pixels is not None]
                 yield Loaded(
                     rows=rows[[one.pixels is not None for one in block]],
-                    images=np.stack(usable) if usable else np.zeros((0, 0, 0, 3), np.uint8),
+                    images=np.stack(usable)
+                    if usable
+                    else np.zeros((0, *self.image_shape), np.uint8),
                     problems=tuple(one.error for one in block if one.pixels is None),
                 )
         finally:

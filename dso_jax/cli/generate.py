@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
         share=options.shard,
     )
     console = Console(stderr=True)
-    if job.there:
+    if 0 < job.there < job.asked:
         console.print(f"going on: {job.there} of {job.asked} samples are there already")
     started = time.monotonic()
     try:

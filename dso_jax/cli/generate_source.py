@@ -39,14 +39,14 @@ def open_source(base: str, options: argparse.Namespace) -> Opened:
       UsageError: they are missing, have the same name, or none of the first can be used; or the
         generator takes other prompts.
     """
+    files = [] if options.images is None else image_files.find(options.images)
+    name_files(files, by_folder=options.views)
     wanted = sample_prompts.conditioning_of(base)
     own = wanted.channels == toybox.COND_CHANNELS
     if options.prompts is not None:
         if not own:
             raise UsageError(f"generate: --prompts toybox is for --base toybox, not {base}")
         return Opened(lambda: ToyboxSource("preference", options.prompts), {"encoder": "toybox"})
-    files = image_files.find(options.images)
-    name_files(files, by_folder=options.views)
     read = _rendered if own else image_files.prepared(_remover(options.remover))
     _try(files, read)
     encoder = "toybox" if own else options.encoder or wanted.encoder or image_encoder.DEFAULT

@@ -1,7 +1,6 @@
 """A dataset is the same whoever makes it, on however many devices, however often it is killed."""
 
 import dataclasses
-import queue
 
 import jax
 import numpy as np
@@ -15,41 +14,11 @@ from dso_jax.generate_dataset import DatasetJob
 from dso_jax.generator import Generator
 from dso_jax.samples import read_samples
 from dso_jax.store import Dataset
-from sim_mjx.rest import Rest
-from tests.generation.tiny import Source, asked, make_base
+from tests.generation.tiny import Source, Tipping, asked, make_base
 
 FAST = sim_mjx.Protocol.preset("fast")
 BASE = make_base()
 RECIPE = Recipe(samples=3, seed=7)
-
-
-class Tipping:
-    """Takes the place of the drop: heavy bodies fall. This module is not about physics."""
-
-    def __init__(self, protocol, *, progress=None):
-        self._progress, self._ended = progress, queue.Queue()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        self._ended.put(None)
-
-    def put(self, bodies, reasons, tag):
-        count = len(bodies)
-        angle = np.where(bodies.mass > 358, np.pi / 4, 0.0)  # half of 90 degrees about x
-        zero = np.zeros(count)
-        quaternion = np.stack([np.cos(angle), np.sin(angle), zero, zero], 1)
-        place = np.zeros((count, 3))
-        rest = Rest.from_states(place, quaternion, np.full(count, 9), angle == 0, reasons)
-        self._progress(reasons.count(None))
-        self._ended.put((tag, rest))
-
-    def close(self):
-        self._ended.put(None)
-
-    def results(self):
-        yield from iter(self._ended.get, None)
 
 
 @pytest.fixture(autouse=True)
@@ -191,7 +160,7 @@ def test_prompts_that_cannot_be_used_are_named_and_left_out(whole, tmp_path, cap
     assert np.unique(dataset.samples["object"]).tolist() == [f"thing-{i}" for i in (0, 2, 3, 6)]
     rows = np.flatnonzero(full.samples["object"] == "thing-3")
     mine = np.flatnonzero(dataset.samples["object"] == "thing-3")
-    for row, own in zip(rows, mine, strict=True):
+    for row, own in zip(rows.tolist(), mine.tolist(), strict=True):
         np.testing.assert_allclose(dataset.latent(own), full.latent(row), rtol=1e-5, atol=1e-5)
     job, _ = make(tmp_path / "some", broken=[1, 4, 5])  # a block of which nothing is left is done
     assert job.there == job.asked
@@ -203,13 +172,14 @@ def test_prompts_that_cannot_be_used_are_named_and_left_out(whole, tmp_path, cap
 
 def test_a_folder_of_other_settings_is_refused(whole, tmp_path):
     before = contents(whole)
-    for change, message in (
+    changes: tuple[tuple[dict, str], ...] = (
         ({"recipe": dataclasses.replace(RECIPE, seed=8)}, "seed is 7, this run has 8"),
         ({"recipe": dataclasses.replace(RECIPE, first=3)}, r"samples is \[0, 3\]"),
         ({"recipe": dataclasses.replace(RECIPE, store="images")}, "image_shape is None"),
         ({"count": 8}, "prompts is"),
         ({"batch": 5}, "batch is 4, this run has 5"),
-    ):
+    )
+    for change, message in changes:
         with pytest.raises(UsageError, match=message):
             make(whole, **change)
     assert contents(whole) == before

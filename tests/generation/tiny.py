@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Generator, Iterable
+from pathlib import Path
 
 import jax
 import numpy as np
 
 from dso_jax import pretrained, prompts
-from dso_jax.models import DecoderConfig, FlowConfig, init_decoder, init_flow
+from dso_jax.models import (
+    DecoderConfig,
+    DINOv2Config,
+    FlowConfig,
+    init_decoder,
+    init_dinov2,
+    init_flow,
+)
 from dso_jax.prompt_sources import Loaded
 from dso_jax.sampler import SamplerConfig
+from sim_mjx.rest import Rest
+from weight_port import files, to_torch
+
+DINO = DINOv2Config(64, 1, 1, mlp_ratio=1.0, patch_size=7, image_size=14, num_registers=2)
 
 
 def make_base() -> pretrained.Base:
@@ -36,6 +49,22 @@ def make_base() -> pretrained.Base:
         sampler=SamplerConfig(steps=3, guidance_weight=1.0),
         sha256="0" * 64,
     )
+
+
+def write_pipeline(folder: Path) -> None:
+    """A generator that takes pictures, `folder`/base, and its encoder beside it."""
+    flow = FlowConfig(
+        resolution=2, model_channels=12, cond_channels=DINO.width, num_blocks=1, num_heads=3
+    )
+    decoder, key = DecoderConfig(channels=(4, 2), num_res_blocks=1), jax.random.key(0)
+    models = {
+        pretrained.FLOW: (flow, init_flow(flow, key)),
+        pretrained.DECODER: (decoder, init_decoder(decoder, key)),
+    }
+    (folder / "base").mkdir()
+    pretrained.save(folder / "base", models, SamplerConfig(steps=2), {})
+    params = init_dinov2(DINO, jax.random.key(1))
+    files.write(folder / "dino.safetensors", to_torch("dinov2", DINO, params))
 
 
 def asked(count: int) -> prompts.Prompts:
@@ -67,3 +96,32 @@ class Source:
 
     def conditions(self, images: np.ndarray) -> np.ndarray:
         return self._asked.conditions[images[:, 0, 0, 0]]
+
+
+class Tipping:
+    """Takes the place of `DropStream`: heavy bodies fall. For tests that are not about physics."""
+
+    def __init__(self, protocol, *, progress):
+        self._progress, self._ended = progress, queue.Queue()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        self._ended.put(None)
+
+    def put(self, bodies, reasons, tag):
+        count = len(bodies)
+        angle = np.where(bodies.mass > 358, np.pi / 4, 0.0)  # half of 90 degrees about x
+        zero = np.zeros(count)
+        quaternion = np.stack([np.cos(angle), np.sin(angle), zero, zero], 1)
+        place = np.zeros((count, 3))
+        rest = Rest.from_states(place, quaternion, np.full(count, 9), angle == 0, reasons)
+        self._progress(reasons.count(None))
+        self._ended.put((tag, rest))
+
+    def close(self):
+        self._ended.put(None)
+
+    def results(self):
+        yield from iter(self._ended.get, None)
