@@ -1,6 +1,6 @@
 """A lane: one pool of slots for one shape of body, and whose body sits in which slot.
 
-Legend: S slots, B bodies of a batch, R rows of a packet.
+Legend: S slots, B bodies of a batch, R rows of a packet, D devices.
 """
 
 from __future__ import annotations
@@ -8,14 +8,14 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from sim_mjx import world
-from sim_mjx.pool import Outcome, Pool, Programs
+from sim_mjx.pool import Outcome, Programs
 
 
 @dataclasses.dataclass(eq=False)
@@ -85,109 +85,156 @@ class Waiting:
         return taken
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class _Packet:
-    """R rows on the device: those of `sits`, of which `used` have a slot, then padding."""
+    """R rows on D devices, an equal run on each.
+
+    Attributes:
+        rows: the numbers.
+        sits: of each row the batch and the body's row there; None for padding.
+        first, count: of each device's run, where bodies without a slot begin and end.
+    """
 
     rows: world.Body
-    sits: list[tuple[Batch, int]]  # a batch, and the body's row there
-    used: int = 0
+    sits: list[tuple[Batch, int] | None]
+    first: Int[np.ndarray, " D"]
+    count: Int[np.ndarray, " D"]
+
+    @property
+    def left(self) -> int:
+        """Bodies without a slot."""
+        return int((self.count - self.first).sum())
+
+
+class _Turn(NamedTuple):
+    """One check that the devices were told to do, and what they will say of it."""
+
+    inserted: list[tuple[_Packet, Any]]  # the slot of each row
+    outcome: Outcome
 
 
 class Lane:
     """A pool and its bookkeeping; used by one thread.
 
+    The host may order turns before it knows how earlier ones ended, so what it knows of slots is
+    what was so `pending` turns ago; the devices know better.
+
     Args:
         programs: of its shape.
         slots: of the pool.
         rows: of a packet.
+        devices: that share both.
     """
 
-    def __init__(self, programs: Programs, slots: int, rows: int):
-        self.slots, self.rows = slots, rows
+    def __init__(self, programs: Programs, slots: int, rows: int, devices: int):
+        self.rows, self._slots, self._devices = rows, slots, devices
         self._programs, self._pool = programs, None
         self._sits: list[tuple[Batch, int] | None] = [None] * slots
-        self._active = np.zeros(slots, bool)
+        self._seated, self._ended = 0, 0
         self._ready: collections.deque[_Packet] = collections.deque()
-
-    @property
-    def free(self) -> int:
-        """Slots without a body."""
-        return self.slots - int(self._active.sum())
-
-    @property
-    def ready(self) -> int:
-        """Bodies on the device that have no slot yet."""
-        return sum(len(packet.sits) - packet.used for packet in self._ready)
-
-    @property
-    def packets(self) -> int:
-        """Packets on the device with such bodies."""
-        return len(self._ready)
+        self._turns: collections.deque[_Turn] = collections.deque()
 
     @property
     def held(self) -> int:
-        """Bodies in slots and in packets."""
-        return self.slots - self.free + self.ready
+        """Bodies in slots and in packets, as far as the host knows."""
+        return self._seated + self.ready + sum(p.left for t in self._turns for p, _ in t.inserted)
+
+    @property
+    def ready(self) -> int:
+        """Bodies in packets that wait for a turn."""
+        return sum(packet.left for packet in self._ready)
+
+    @property
+    def packets(self) -> int:
+        """Packets that wait for a turn."""
+        return len(self._ready)
+
+    @property
+    def pending(self) -> int:
+        """Turns that were ordered and not recorded."""
+        return len(self._turns)
+
+    @property
+    def wanted(self) -> int:
+        """Bodies to bring along to the next turn: for slots that are free, or will be by then."""
+        going = sum(packet.left for turn in self._turns for packet, _ in turn.inserted)
+        free = self._slots - self._seated - going
+        return max(0, free) + len(self._turns) * self._ended
 
     def upload(self, parts: list[tuple[Batch, np.ndarray]]) -> None:
-        """Sends at most R bodies to the device, where they wait for a slot."""
-        first = jax.tree.leaves(parts[0][0].body)
-        leaves = [np.zeros((self.rows, *leaf.shape[1:]), leaf.dtype) for leaf in first]
-        begin, sits = 0, []
+        """Sends at most R bodies to the devices, as evenly as can be."""
+        sources = jax.tree.leaves(parts[0][0].body)
+        leaves = [np.zeros((self.rows, *leaf.shape[1:]), leaf.dtype) for leaf in sources]
+        total = sum(len(rows) for _, rows in parts)
+        run, device = self.rows // self._devices, np.arange(self._devices)
+        place = np.arange(total)
+        place = place % self._devices * run + place // self._devices
+        sits: list[tuple[Batch, int] | None] = [None] * self.rows
+        begin = 0
         for batch, rows in parts:
-            end = begin + len(rows)
-            for target, source in zip(leaves, jax.tree.leaves(batch.body), strict=True):
-                target[begin:end] = source[rows]
-            sits += [(batch, row) for row in rows.tolist()]
-            begin = end
+            target = place[begin : begin + len(rows)]
+            for leaf, source in zip(leaves, jax.tree.leaves(batch.body), strict=True):
+                leaf[target] = source[rows]
+            for at, row in zip(target.tolist(), rows.tolist(), strict=True):
+                sits[at] = (batch, row)
+            begin += len(rows)
         body = jax.tree.unflatten(jax.tree.structure(parts[0][0].body), leaves)
-        self._ready.append(_Packet(self._programs.upload(body), sits))
+        count = (total - device + self._devices - 1) // self._devices
+        packet = _Packet(self._programs.upload(body), sits, np.zeros_like(count), count)
+        self._ready.append(packet)
 
-    def fill(self) -> None:
-        """Gives the bodies on the device the slots that are free."""
-        free = np.flatnonzero(~self._active)
-        while len(free) and self._ready:
-            packet = self._ready[0]
-            sits = packet.sits[packet.used :][: len(free)]
-            taken, free = free[: len(sits)], free[len(sits) :]
-            slot = np.full(self.rows, self.slots, np.int32)
-            slot[packet.used :][: len(sits)] = taken
-            pool = self._programs.empty(packet.rows) if self._pool is None else self._pool
-            self._pool = self._programs.insert(pool, packet.rows, self._programs.upload(slot))
-            for place, sitting in zip(taken.tolist(), sits, strict=True):
-                self._sits[place] = sitting
-            self._active[taken] = True
-            packet.used += len(sits)
-            if packet.used == len(packet.sits):
-                self._ready.popleft()
+    def advance(self) -> None:
+        """Orders the steps up to the next check, with new bodies in free slots; does not wait."""
+        inserted, wanted = [], self.wanted
+        while self._ready and wanted > 0:
+            packet = self._ready.popleft()
+            if self._pool is None:
+                self._pool = self._programs.empty(packet.rows)
+            first, count = (
+                self._programs.upload(ends.astype(np.int32))
+                for ends in (packet.first, packet.count)
+            )
+            self._pool, slot = self._programs.insert(self._pool, packet.rows, first, count)
+            inserted.append((packet, slot))
+            wanted -= packet.left
+        assert self._pool is not None, "a turn without any body"
+        self._pool, outcome = self._programs.advance(self._pool)
+        self._turns.append(_Turn(inserted, outcome))
 
-    def advance(self) -> Outcome:
-        """Starts the steps up to the next check; returns before they are done."""
-        pool: Pool | None = self._pool
-        assert pool is not None, "advance before fill"
-        self._pool, outcome = self._programs.advance(pool)
-        return outcome
-
-    def record(self, outcome: Outcome) -> Iterator[tuple[Batch, int]]:
-        """Waits for the check, writes into the batches what has ended and frees its slots.
+    def record(self) -> Iterator[tuple[Batch, int]]:
+        """Waits for the oldest turn and writes into the batches what has ended.
 
         Yields:
             A batch, and how many of its bodies have just ended.
         """
-        done = np.flatnonzero(self._active & np.asarray(outcome.finished))
+        turn = self._turns.popleft()
+        for packet, slots in turn.inserted:
+            self._seat(packet, np.asarray(slots))
+        # In the order in which they came.
+        self._ready.extendleft(p for p, _ in reversed(turn.inserted) if p.left)
+        done = np.flatnonzero(turn.outcome.finished)
+        self._ended = len(done)
         if not len(done):
             return
-        pose, steps, at_rest = map(np.asarray, (outcome.pose, outcome.steps, outcome.at_rest))
+        outcome = [np.asarray(leaf) for leaf in turn.outcome]
         ended: dict[Batch, list[tuple[int, int]]] = collections.defaultdict(list)
         for slot in done.tolist():
-            batch, row = self._sits[slot] or (None, 0)
-            assert batch is not None, "an active slot without a body"
-            ended[batch].append((slot, row))
+            sitting = self._sits[slot]
+            assert sitting is not None, "a slot without a body came to an end"
+            ended[sitting[0]].append((slot, sitting[1]))
             self._sits[slot] = None
-        self._active[done] = False
+        self._seated -= len(done)
         for batch, pairs in ended.items():
             slots, rows = np.array(pairs).T
+            pose, steps, at_rest, _ = outcome
             batch.pose[rows], batch.steps[rows] = pose[slots], steps[slots]
             batch.at_rest[rows] = at_rest[slots]
             yield batch, len(rows)
+
+    def _seat(self, packet: _Packet, slots: Int[np.ndarray, " R"]) -> None:
+        rows = np.flatnonzero(slots >= 0)
+        for row, slot in zip(rows.tolist(), slots[rows].tolist(), strict=True):
+            self._sits[slot], packet.sits[row] = packet.sits[row], None
+        self._seated += len(rows)
+        run = self.rows // self._devices
+        packet.first = packet.first + np.bincount(rows // run, minlength=self._devices)

@@ -38,6 +38,7 @@ _log = logging.getLogger(__name__)
 class Pool(NamedTuple):
     """Everything that lives in the slots."""
 
+    active: Bool[Array, " S"]  # someone waits for this body
     body: world.Body
     state: world.State
     steps: Int[Array, " S"]
@@ -50,21 +51,26 @@ class Outcome(NamedTuple):
     pose: Float[Array, "S 7"]
     steps: Int[Array, " S"]
     at_rest: Bool[Array, " S"]
-    finished: Bool[Array, " S"]
+    finished: Bool[Array, " S"]  # just now: the slot is free from here on
 
 
 class Programs(NamedTuple):
     """The compiled programs of one shape, and how to bring a packet to their devices.
 
+    Which slots are free is known on the device, so that the host need not wait for one check to
+    order the next. A packet's rows are split over the devices in equal runs, of which `first` and
+    `count` (one entry a device) say where the bodies begin that have no slot yet, and where they
+    end.
+
     Attributes:
         empty: packet -> pool whose slots all hold the packet's first row.
-        insert: pool, packet, slot of each row -> pool; a slot past the end drops its row.
+        insert: pool, packet, first, count -> pool, and of each row the slot that it got, or -1.
         advance: pool -> pool and outcome after the steps up to the next check.
-        upload: a packet or row of slots, from the host.
+        upload: a packet, `first` or `count`, from the host.
     """
 
     empty: Callable[[world.Body], Pool]
-    insert: Callable[[Pool, world.Body, Any], Pool]
+    insert: Callable[[Pool, world.Body, Any, Any], tuple[Pool, Int[Array, " R"]]]
     advance: Callable[[Pool], tuple[Pool, Outcome]]
     upload: Callable[[Any], Any]
 
@@ -77,24 +83,30 @@ def empty(slots: int, rows: world.Body) -> Pool:
 
     body = jax.tree.map(repeated, rows)
     count = jnp.zeros(slots, jnp.int32)
-    return Pool(body, world.initial_state(body), count, settling.begin((slots,), jnp))
+    settled = settling.begin((slots,), jnp)
+    return Pool(count > 0, body, world.initial_state(body), count, settled)
 
 
-def insert(pool: Pool, rows: world.Body, slot: Int[Array, " R"]) -> Pool:
-    """Starts each row in its slot; slots outside the pool (or this device's part of it) drop it."""
-    size = pool.steps.shape[0]
-    here = slot - jax.lax.axis_index(_SLOTS) * size
-    here = jnp.where((here >= 0) & (here < size), here, size)
+def insert(
+    pool: Pool, rows: world.Body, first: Int[Array, " 1"], count: Int[Array, " 1"]
+) -> tuple[Pool, Int[Array, " R"]]:
+    """Starts the rows from `first` to `count` in free slots, as many as there are."""
+    size, row = pool.steps.shape[0], jnp.arange(rows.mass.shape[0])
+    (free,) = jnp.nonzero(~pool.active, size=len(row), fill_value=size)
+    wanted = (row >= first) & (row < count)
+    slot = jnp.where(wanted, free[jnp.clip(row - first, 0, len(row) - 1)], size)
 
     def put(old, new):
-        return old.at[here].set(new, mode="drop")
+        return old.at[slot].set(new, mode="drop")
 
-    return Pool(
+    started = Pool(
+        active=put(pool.active, True),
         body=jax.tree.map(put, pool.body, rows),
         state=jax.tree.map(put, pool.state, world.initial_state(rows)),
         steps=put(pool.steps, 0),
         settling=jax.tree.map(put, pool.settling, settling.begin((), jnp)),
     )
+    return started, jnp.where(slot < size, slot, -1)
 
 
 def advance(protocol: Protocol, step: Step, pool: Pool) -> tuple[Pool, Outcome]:
@@ -112,7 +124,9 @@ def advance(protocol: Protocol, step: Step, pool: Pool) -> tuple[Pool, Outcome]:
     finished = (steps >= protocol.steps) | ~jnp.isfinite(speed)
     if protocol.early_stop:
         finished |= at_rest & (steps >= minimum)
-    return Pool(body, state, steps, checked), Outcome(state.qpos, steps, at_rest, finished)
+    finished &= pool.active
+    after = Pool(pool.active & ~finished, body, state, steps, checked)
+    return after, Outcome(state.qpos, steps, at_rest, finished)
 
 
 def programs(
@@ -127,7 +141,7 @@ def programs(
     Args:
         protocol: what is simulated.
         step: which code makes a step.
-        packet: any R rows of numpy arrays.
+        packet: any R rows of numpy arrays, R a multiple of the devices.
         slots: of the whole pool, a multiple of the devices.
         devices: that share the slots.
     """
@@ -149,28 +163,35 @@ _guard = threading.Lock()
 
 def _build(protocol, step, packet, slots, devices) -> Programs:
     mesh = Mesh(np.array(devices), (_SLOTS,))
-    everywhere, split = NamedSharding(mesh, P()), NamedSharding(mesh, P(_SLOTS))
+    split = NamedSharding(mesh, P(_SLOTS))
 
     def upload(rows):
-        return jax.device_put(rows, everywhere)
+        return jax.device_put(rows, split)
 
-    def mapped(function, takes, gives):
-        return jax.shard_map(function, mesh=mesh, in_specs=takes, out_specs=gives, check_vma=False)
+    def mapped(function, takes: int):
+        specs = (P(_SLOTS),) * takes
+        return jax.shard_map(
+            function, mesh=mesh, in_specs=specs, out_specs=P(_SLOTS), check_vma=False
+        )
 
-    def shaped(leaf, sharding):
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+    def insert_here(pool: Pool, *packet):
+        pool, slot = insert(pool, *packet)
+        begin = jax.lax.axis_index(_SLOTS) * pool.steps.shape[0]
+        return pool, jnp.where(slot < 0, slot, slot + begin)
 
-    rows = jax.tree.map(lambda leaf: shaped(leaf, everywhere), packet)
-    slot = jax.ShapeDtypeStruct(packet.mass.shape, np.int32, sharding=everywhere)
+    def shaped(leaf):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=split)
+
+    rows = jax.tree.map(shaped, packet)
+    each = jax.ShapeDtypeStruct((len(devices),), np.int32, sharding=split)
     make = jax.jit(functools.partial(empty, slots), out_shardings=split)
-    fill = jax.jit(mapped(insert, (P(_SLOTS), P(), P()), P(_SLOTS)), donate_argnums=0)
-    run = mapped(functools.partial(advance, protocol, step), (P(_SLOTS),), P(_SLOTS))
-    pool = make.eval_shape(rows)
-    pool = jax.tree.map(lambda leaf: shaped(leaf, split), pool)
+    fill = jax.jit(mapped(insert_here, 4), donate_argnums=0)
+    run = jax.jit(mapped(functools.partial(advance, protocol, step), 1), donate_argnums=0)
+    pool = jax.tree.map(shaped, make.eval_shape(rows))
     return Programs(
         empty=make.lower(rows).compile(),
-        insert=fill.lower(pool, rows, slot).compile(),
-        advance=_compile(jax.jit(run, donate_argnums=0).lower(pool), step, devices[0].platform),
+        insert=fill.lower(pool, rows, each, each).compile(),
+        advance=_compile(run.lower(pool), step, devices[0].platform),
         upload=upload,
     )
 

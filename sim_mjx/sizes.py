@@ -11,8 +11,10 @@ CPU_SLOTS: dict[Step, int] = {"stock": 16, "slim": 32}
 # On each device, of at most so many points in all: 3 GB with their polygons.
 ACCELERATOR_SLOTS: dict[Step, int] = {"stock": 8192, "slim": 32768}
 ACCELERATOR_POINTS = 2**24
-# Rows and bytes of a packet, and packets that wait on an accelerator: about what ends at a check.
+# Rows and bytes of a packet on each device, and packets that wait there: what ends at a check.
 PACKET_ROWS, PACKET_BYTES, PACKETS = 2048, 2**28, 4
+# Turns of an accelerator that are ordered ahead: it is at one while the host is at the other.
+DEPTH = 2
 
 
 def slots(points: int, step: Step, platform: str) -> int:
@@ -23,7 +25,7 @@ def slots(points: int, step: Step, platform: str) -> int:
 
 
 def packet_rows(pool: int, row_bytes: int) -> int:
-    """Rows of a packet for a pool of so many slots and bodies of so many bytes."""
+    """Rows of a packet on a device with so many slots, for bodies of so many bytes."""
     return max(1, min(pool, PACKET_ROWS, PACKET_BYTES // row_bytes))
 
 

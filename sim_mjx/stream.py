@@ -2,8 +2,9 @@
 
 What is put in shares slots with what came before, whatever its shape bucket, so the few objects
 that roll for ten seconds never hold up the rest. On a CPU each core drives a pool of every bucket,
-because one pool does not saturate two cores; accelerators share one pool a bucket. Of several
-buckets the fullest pool goes first, since a step costs the same however few slots are in use.
+because one pool does not saturate two cores; accelerators share one pool a bucket, and work on one
+turn while the host records the one before and sends bodies for the one after. Of several buckets
+the fullest pool goes first, since a step costs the same however few slots are in use.
 
 With the slim step a body's result does not depend on its slot or its neighbours, to the bit: what
 is put in together, and when, changes nothing. The stock step gives last bits that do.
@@ -55,6 +56,7 @@ class _Driver:
 
     number: int
     lanes: dict[Any, Lane] = dataclasses.field(default_factory=dict)
+    ordered: collections.deque[Lane] = dataclasses.field(default_factory=collections.deque)
     passed: dict[Any, int] = dataclasses.field(default_factory=collections.Counter)
 
 
@@ -77,8 +79,7 @@ class DropStream:
         step: `slim` or `stock`, see `sim_mjx.drop`.
         slots: on each device (or CPU core); a shape of the program.
         devices: that share the work, by default all local ones of the default backend.
-        threads: that each drive their own pools; by default one a core on CPUs, else one. With two
-            on an accelerator the host's part of one runs beside the device's part of the other.
+        threads: that each drive their own pools; by default one a core on CPUs, else one.
         progress: called with the number of objects that have just finished, from any thread.
         room: bytes of bodies that have not ended.
 
@@ -105,7 +106,8 @@ class DropStream:
         if everything and on_cpu:
             self._devices = self._devices[:1]
         self._threads = threads or (sizes.cores() if everything and on_cpu else 1)
-        self._ahead = 0 if on_cpu else sizes.PACKETS
+        # Packets that wait on the device, and turns that are ordered before one is recorded.
+        self._ahead, self._depth = (0, 1) if on_cpu else (sizes.PACKETS, sizes.DEPTH)
         self._protocol, self._slots = protocol, slots
         self._step: Step = step
         self._progress, self._room = progress, room
@@ -205,8 +207,8 @@ class DropStream:
         if key not in self._shapes:
             points = body.points.shape[1]
             slots = self._slots or sizes.slots(points, self._step, self._devices[0].platform)
-            slots *= len(self._devices)
             rows = sizes.packet_rows(slots, sum(leaf[:1].nbytes for leaf in jax.tree.leaves(body)))
+            slots, rows = slots * len(self._devices), rows * len(self._devices)
             packet = jax.tree.map(lambda leaf: np.zeros((rows, *leaf.shape[1:]), leaf.dtype), body)
             waiting = [Waiting() for _ in range(self._threads if self._dealt else 1)]
             self._shapes[key] = _Shape(slots, rows, slots * points, packet, waiting)
@@ -214,27 +216,40 @@ class DropStream:
 
     def _drive(self, driver: _Driver) -> None:
         """Runs pools until nothing is left for this thread."""
-        while (key := self._choose(driver)) is not None:
+        while (lane := self._choose(driver)) is not None or driver.ordered:
+            if lane is not None:
+                lane.advance()
+                driver.ordered.append(lane)
+            # While the devices are at the turn ordered last, the one before is recorded.
+            while len(driver.ordered) > (0 if lane is None else self._depth - 1):
+                for batch, count in driver.ordered.popleft().record():
+                    self._tell(batch, count)
+
+    def _choose(self, driver: _Driver) -> Lane | None:
+        """The lane for the next turn, with bodies for its free slots; None if no body waits."""
+        while (key := self._fullest(driver)) is not None:
             shape, lane = self._shapes[key], driver.lanes.get(key)
             if lane is None:
                 # Compiles, or finds what another thread has compiled.
                 made = pool.programs(
                     self._protocol, self._step, shape.packet, shape.slots, self._devices
                 )
-                lane = driver.lanes[key] = Lane(made, shape.slots, shape.rows)
-            self._upload(driver, shape, lane, packets=0)
-            lane.fill()
-            if not lane.held:  # another thread was faster
-                continue
-            outcome = lane.advance()
-            self._upload(driver, shape, lane, self._ahead)  # while the device is busy
-            for batch, count in lane.record(outcome):
-                self._tell(batch, count)
+                lane = Lane(made, shape.slots, shape.rows, len(self._devices))
+                driver.lanes[key] = lane
+            while lane.ready < lane.wanted or lane.packets < self._ahead:
+                with self._lock:
+                    parts = self._queue(driver, shape).take(lane.rows)
+                if not parts:
+                    break
+                lane.upload(parts)
+            if lane.held:  # else another thread was faster
+                return lane
+        return None
 
-    def _choose(self, driver: _Driver) -> Any | None:
-        """The bucket whose pool is fullest, or has been passed over for long; None where all end.
+    def _fullest(self, driver: _Driver) -> Any | None:
+        """The bucket whose pool is fullest, or has been passed over for long.
 
-        A driver that gets None is idle from then on.
+        A driver that gets None, and has recorded all that it ordered, is idle from then on.
         """
         with self._lock:
             best, highest = None, 0.0
@@ -249,9 +264,11 @@ class DropStream:
                 if rank > highest:
                     best, highest = key, rank
             if self._stopped:
+                driver.ordered.clear()
                 return None
             if best is None:
-                self._idle.append(driver)
+                if not driver.ordered:
+                    self._idle.append(driver)
                 return None
             for key in self._shapes:
                 driver.passed[key] += self._shapes[best].cost
@@ -260,15 +277,6 @@ class DropStream:
 
     def _queue(self, driver: _Driver, shape: _Shape) -> Waiting:
         return shape.waiting[driver.number if self._dealt else 0]
-
-    def _upload(self, driver: _Driver, shape: _Shape, lane: Lane, packets: int) -> None:
-        """Sends bodies to the device: for the free slots, and so many packets at least."""
-        while lane.ready < lane.free or lane.packets < packets:
-            with self._lock:
-                parts = self._queue(driver, shape).take(lane.rows)
-            if not parts:
-                return
-            lane.upload(parts)
 
     def _tell(self, batch: Batch, count: int) -> None:
         if self._progress is not None:

@@ -28,13 +28,13 @@ def built(monkeypatch) -> list:
         calls.append((protocol, step, jax.tree.map(np.shape, packet), slots))
 
         def advance(slots_now):
-            done = jnp.ones(slots, bool)
+            done = slots_now.active
             outcome = pool.Outcome(slots_now.state.qpos, jnp.ones(slots, int), done, done)
-            return slots_now, outcome
+            return slots_now._replace(active=~done & done), outcome
 
         return pool.Programs(
             empty=functools.partial(pool.empty, slots),
-            insert=lambda slots_now, rows, slot: slots_now,
+            insert=pool.insert,
             advance=advance,
             upload=lambda rows: rows,
         )

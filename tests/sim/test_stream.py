@@ -151,15 +151,22 @@ def test_leaving_by_an_error_abandons_the_rest(small):
         list(stream.results())
 
 
-def test_an_accelerator_gets_packets_ahead(small, alone):
-    """Packets that wait on the device while it works, of several batches each."""
+@pytest.mark.parametrize("depth", [2, 3])
+def test_turns_are_ordered_ahead(small, large, alone, depth):
+    """As on an accelerator: packets wait on the device, and turns are recorded one or two late."""
     with DropStream(shapes.FAST, threads=1) as stream:
-        stream._ahead = 3
+        stream._ahead, stream._depth = 3, depth
         for begin in range(0, COUNT, 7):
-            stream.put(small[begin : begin + 7], tag=slice(begin, begin + 7))
+            rows = slice(begin, begin + 7)
+            stream.put(small[rows], tag=(0, rows))
+            stream.put(large[rows], tag=(1, rows))
         stream.close()
-        for rows, rest in stream.results():
-            equal(rest, alone[0], rows)
+        count = 0
+        for (bucket, rows), rest in stream.results():
+            equal(rest, alone[bucket], rows)
+            count += len(rest)
+    assert count == 2 * COUNT
+    assert all(driver.number == 0 and not driver.ordered for driver in stream._idle)
 
 
 def test_sizes_are_bounded():
