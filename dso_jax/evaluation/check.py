@@ -29,6 +29,7 @@ from sim_mjx.variants import angle_of, label_of
 # What the object may be inside; the first that can be had is shown. The solid as its triangles
 # say, the same filled on a grid, the convex hull, the bare surface.
 ASSUMPTIONS: tuple[InertiaMode, ...] = ("exact", "voxel", "convex", "shell")
+_MANY = 4000  # hull points; each of twice as many faces costs half a millisecond
 _EIGHTH = np.sin(np.pi / 8)  # eight headings: beyond this an axis is named
 NOT_CLOSED = "not_closed"  # signed volumes of an open surface can add up to anything
 Verdict = Literal["stands", "falls", "depends"]
@@ -125,7 +126,7 @@ class Check:
         vertices: as they are put down, m.
         outcomes: under each of `ASSUMPTIONS`; it stands if it tilts less than the threshold.
         label: as `dso label` has it, with the protocol's own inertia and measure.
-        pose: in which it is hardest to tip, None if there is no stable one.
+        pose: in which it would be hardest to tip, if it falls and there is a stable one.
     """
 
     mesh: Mesh
@@ -191,7 +192,6 @@ def check(path: Path, protocol: Protocol) -> Check:
     if shown is None:
         raise BodyError(outcomes["convex"].doubt, f"{path}: the drop has no end")
     up = mesh.up if protocol.up == "auto" else protocol.up
-    poses = rest_poses(unit_upright(mesh, protocol.up), shown.protocol.inertia)
     return Check(
         mesh=mesh,
         axes=meshes.upright(np.eye(3), up, protocol),
@@ -199,8 +199,16 @@ def check(path: Path, protocol: Protocol) -> Check:
         vertices=meshes.start_vertices(mesh, protocol),
         outcomes=outcomes,
         label=_outcome(mesh, protocol),
-        pose=poses[0] if poses else None,
+        pose=None if shown.stable else _best_pose(mesh, shown),
     )
+
+
+def _best_pose(mesh: Mesh, shown: Outcome) -> RestPose | None:
+    """The first of `rest_poses`; of a hull with too many faces to try them all, none."""
+    if shown.body.provenance[0].hull_points > _MANY:
+        return None
+    poses = rest_poses(unit_upright(mesh, shown.protocol.up), shown.protocol.inertia)
+    return poses[0] if poses else None
 
 
 def _outcome(mesh: Mesh, protocol: Protocol) -> Outcome:

@@ -66,6 +66,21 @@ def test_an_object_falls_along_an_axis_of_its_file(tmp_path, capsys, suffix, up,
     assert card["margin_mm"] is None and card["unit"] == "cm"
 
 
+def test_what_falls_is_told_how_it_would_stand(tmp_path, capsys):
+    path = boxes(tmp_path / "post.stl", *POST)
+    code, out = run(capsys, path, "--no-picture")
+    assert code == 1 and "It falls towards +x" in out
+    found = check(path, Protocol.preset("dso-eval"))
+    assert found.pose is not None and found.pose.margin_deg > 10
+    assert f"Turned by {found.pose.turn_deg:.0f}° it would stand" in out.replace("\n", "")
+    smooth = trimesh.creation.icosphere(subdivisions=5)  # 10242 points: too many poses to try
+    smooth.vertices *= [1.0, 0.5, 3.0]
+    smooth.vertices[:, 0] += 0.5 * smooth.vertices[:, 2]
+    smooth.export(tmp_path / "egg.stl")
+    egg = check(tmp_path / "egg.stl", Protocol.preset("fast"))
+    assert egg.shown.stable is False and egg.pose is None
+
+
 def test_a_verdict_that_hangs_on_what_is_inside(tmp_path, capsys):
     path = boxes(tmp_path / "finned.stl", *FINNED)
     code, out = run(capsys, path, "--out", tmp_path / "card.png")
