@@ -51,9 +51,9 @@ class Bench:
 
     def drop(self, paths: Sequence[pathlib.Path], task: Drops, title: str = "drop") -> Columns:
         """Stability of every file, see `drops.drop`."""
-        block = BLOCK if task.engine.device == "cpu" else max(BLOCK, task.engine.block)
-        # With perturbed starts a file is many drops, and fewer files fill an accelerator as well.
-        block = max(BLOCK, block // task.each)
+        # An accelerator wants many drops at a time; with perturbed starts a file is many.
+        many = 0 if task.engine.device == "cpu" else task.engine.block // task.each
+        block = max(BLOCK if task.engine.device == "cpu" else 4 * BLOCK, many)
 
         def work(part: Sequence[pathlib.Path], tell: Callable[[int], None]) -> Columns:
             with contextlib.closing(prepare(part, task.protocol, workers=self.workers)) as rows:
