@@ -13,6 +13,8 @@ ACCELERATOR_SLOTS: dict[Step, int] = {"stock": 8192, "slim": 32768}
 ACCELERATOR_POINTS = 2**24
 # Rows and bytes of a packet on each device, and packets that wait there: what ends at a check.
 PACKET_ROWS, PACKET_BYTES, PACKETS = 2048, 2**28, 4
+# Bodies that may wait for a slot, at least: a block of a job.
+WAITING = 1024
 # Turns of an accelerator that are ordered ahead: it is at one while the host is at the other.
 DEPTH = 2
 
@@ -27,6 +29,11 @@ def slots(points: int, step: Step, platform: str) -> int:
 def packet_rows(pool: int, row_bytes: int) -> int:
     """Rows of a packet on a device with so many slots, for bodies of so many bytes."""
     return max(1, min(pool, PACKET_ROWS, PACKET_BYTES // row_bytes))
+
+
+def waiting(pools: int) -> int:
+    """Bodies that may wait for the slots of some pools: enough for what they use up meanwhile."""
+    return max(WAITING, 2 * pools)
 
 
 def cores() -> int:

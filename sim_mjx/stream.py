@@ -137,7 +137,7 @@ class DropStream:
     def put(
         self, bodies: RigidBody, reasons: Sequence[str | None] | None = None, tag: Any = None
     ) -> None:
-        """Adds bodies of one shape bucket; waits while too many have not ended.
+        """Adds bodies of one shape bucket; waits while too many wait or have not ended.
 
         Args:
             bodies: any number of objects.
@@ -151,7 +151,8 @@ class DropStream:
         batch = Batch.of(world.simulation_body(bodies, self._protocol), why, tag)
         queue = np.flatnonzero([reason is None for reason in why])
         with self._lock:
-            while self._held and self._held + batch.size > self._room and not self._stopped:
+            shape = self._shape(batch.body)
+            while self._full(batch, shape) and not self._stopped:
                 self._lock.wait()
             self._raise()
             if self._closed:
@@ -161,7 +162,6 @@ class DropStream:
                 self._lock.notify_all()
                 return
             self._open, self._held = self._open + 1, self._held + batch.size
-            shape = self._shape(batch.body)
             wanted = min(self._threads, -(-len(queue) // shape.slots))
             for number in range(wanted if self._dealt else 1):
                 step = wanted if self._dealt else 1
@@ -172,6 +172,12 @@ class DropStream:
             for driver in starting:
                 self._idle.remove(driver)
                 self._executor.submit(self._drive, driver).add_done_callback(self._ended)
+
+    def _full(self, batch: Batch, shape: _Shape) -> bool:
+        waiting = sum(queue.count for other in self._shapes.values() for queue in other.waiting)
+        if waiting > sizes.waiting(shape.slots * self._threads):
+            return True
+        return self._held > 0 and self._held + batch.size > self._room
 
     def close(self) -> None:
         """Nothing more will be put in; what is there runs to its end."""
@@ -239,6 +245,7 @@ class DropStream:
             while lane.ready < lane.wanted or lane.packets < self._ahead:
                 with self._lock:
                     parts = self._queue(driver, shape).take(lane.rows)
+                    self._lock.notify_all()
                 if not parts:
                     break
                 lane.upload(parts)

@@ -118,6 +118,21 @@ def test_put_waits_for_room(small):
     assert largest[0] <= 3
 
 
+def test_put_waits_while_many_wait(small, monkeypatch):
+    """One pool of 32 slots and room for 64 that wait: the rest is not put in before."""
+    monkeypatch.setattr(sizes, "WAITING", 1)
+    begun, ended = 0, [0]
+    note = lambda count: ended.__setitem__(0, ended[0] + count)  # noqa: E731
+    with DropStream(shapes.FAST, threads=1, progress=note) as stream:
+        for begin in range(0, 1400, 70):
+            stream.put(small[np.arange(begin, begin + 70) % COUNT])
+            begun += 70
+            # In slots, in a packet, waiting, and the batch that was let in last.
+            assert begun - ended[0] <= 32 + 32 + 64 + 70
+        stream.close()
+        assert sum(len(rest) for _, rest in stream.results()) == begun
+
+
 def test_an_error_in_a_pool_reaches_everyone(small):
     """Who waits for room, for a result, or only leaves the block; and no thread stays behind."""
 
