@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ class Stats:
             from an image whose condition is not stored.
         usable_objects: with both labels and a condition: those that paired training draws from.
         usable_pairs: ways to choose a stable and an unstable sample of one of these objects.
+        labelled_by: what was dropped, by which engine, under which protocol -> samples.
         angle: column of the histogram: tilt_deg, or rotation_deg where nobody recorded the tilt.
         histogram: upper edge in degrees -> labelled samples from the edge before up to it.
         bytes: kind of file -> bytes on disk.
@@ -49,6 +51,7 @@ class Stats:
     without_condition: int
     usable_objects: int
     usable_pairs: int
+    labelled_by: dict[str, int]
     angle: str
     histogram: dict[int, int]
     bytes: dict[str, int]
@@ -91,11 +94,21 @@ def measure(folder: Path) -> Stats:
         without_condition=int((~shown).sum()),
         usable_objects=int(usable.sum()),
         usable_pairs=int((wins * losses)[usable].sum()),
+        labelled_by=_labelled_by(samples),
         angle=angle,
         histogram=_histogram(samples[angle][labelled]),
         bytes=_bytes(folder, meta),
         meta=meta,
     )
+
+
+def _labelled_by(samples: dict[str, np.ndarray]) -> dict[str, int]:
+    columns = (samples[name].tolist() for name in ("source", "engine", "protocol"))
+    counts = Counter(zip(*columns, strict=True))
+    return {
+        f"{source}, {engine}, protocol {protocol}": count
+        for (source, engine, protocol), count in counts.most_common()
+    }
 
 
 def _histogram(angles: np.ndarray) -> dict[int, int]:

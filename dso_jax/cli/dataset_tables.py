@@ -109,9 +109,10 @@ def overview(stats: Stats) -> Table:
         table.add_row("  without a condition", lacking, "drawn under another image of the object")
     sizes = ", ".join(f"{kind} {_size(count)}" for kind, count in stats.bytes.items())
     table.add_row("on disk", _size(sum(stats.bytes.values())), sizes)
-    for key in ("base", "protocol"):
-        if key in stats.meta:
-            table.add_row(key, str(stats.meta[key]), "")
+    for how, count in stats.labelled_by.items():
+        table.add_row("labels of", f"{count:,}", how)
+    if "base" in stats.meta:
+        table.add_row("base", str(stats.meta["base"]), "")
     return table
 
 

@@ -20,6 +20,7 @@ import yaml
 
 from dso_jax import dataset_coords, dataset_labels
 from dso_jax.cli.main import main
+from dso_jax.dataset_stats import measure
 from dso_jax.errors import UsageError
 from dso_jax.samples import read_table
 from dso_jax.store import Dataset
@@ -217,6 +218,10 @@ def test_replacing_again_and_otherwise(tmp_path):
     assert found["status"].tolist() == ["rest"] * 3 + ["invalid"] + ["rest"] * 2
     assert found["stable"].tolist() == [False, False, True, False, True, False]
     assert np.isnan(found["tilt_deg"][3]) and found["margin_deg"][3] == 0.0
+    assert measure(data).labelled_by == {
+        "occupancy, mjx 3, protocol 0123abcd": 4,
+        "mesh, mjx 3, protocol ab": 2,
+    }
     contents = {p.name: p.read_bytes() for p in data.iterdir()}
     times = {p.name: p.stat().st_mtime_ns for p in data.iterdir()}
 
