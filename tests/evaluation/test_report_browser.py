@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dso_jax.evaluation.result import Result
-from dso_jax.report import evaluation
+from dso_jax.report import evaluation, evaluation_drawings
 from dso_jax.report.evaluation_drawings import Task, draw_all
 from dso_jax.report.evaluation_gallery import change, kinds
 from sim_mjx import Protocol
@@ -191,3 +191,18 @@ def test_it_looks_right(page, name, width, scheme):
     assert (sum(page.eval(channels)) < 3 * 128) == (scheme == "dark")
     page.screenshot(SCREENSHOTS / f"evaluation-{name}.png")
     assert (SCREENSHOTS / f"evaluation-{name}.png").stat().st_size > 20_000
+
+
+def test_pictures_do_not_depend_on_how_many_processes_draw_them():
+    paths = sorted((shapes.DATA / "meshes").glob("*.obj"), key=lambda path: path.stat().st_size)[:5]
+    protocol = Protocol.preset("dso-eval")
+    upright = np.array(results.UPRIGHT[3:])
+    tasks = [None, *(Task(str(path), protocol, upright, True) for path in [*paths] * 6)]
+    told: list[int] = []
+    one, two = draw_all(tasks), draw_all(tasks, workers=2, progress=told.append)
+    assert len(tasks) > evaluation_drawings.FEW and sum(told) == len(tasks)
+    assert one[0] is None and two[0] is None
+    assert all(
+        a and b and a.start == b.start and a.rest == b.rest
+        for a, b in zip(one[1:], two[1:], strict=True)
+    )
