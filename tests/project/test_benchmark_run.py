@@ -75,6 +75,26 @@ def test_a_case_that_cannot_run_here_is_skipped_and_stays_to_be_done(tmp_path, m
     assert not (tmp_path / "x.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("said", "code", "kept"),
+    [
+        ("RESOURCE_EXHAUSTED: Out of memory while trying to allocate", 1, {"out of memory"}),
+        ("ValueError: something else", 1, set()),
+    ],
+)
+def test_what_does_not_fit_the_device_is_a_finding(tmp_path, monkeypatch, said, code, kept):
+    def fail(command, stdout, **options):
+        stdout.write(f"Traceback ...\n{said}\n")
+        return subprocess.CompletedProcess(command, code)
+
+    monkeypatch.setattr(run.subprocess, "run", fail)
+    out = tmp_path / "x.json"
+    only = [*SMALL, "--apart", "-f", "ceiling/matmul/jax", "--out", str(out)]
+    assert run.main(only) == (0 if kept else 1)
+    found = json.loads(out.read_text())["cases"] if out.exists() else []
+    assert {record["error"] for record in found} == kept
+
+
 @pytest.fixture(scope="module")
 def same(tmp_path_factory):
     """The rival in fp32, its weights as ours, and a batch with everything random drawn."""
