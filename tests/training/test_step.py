@@ -285,3 +285,24 @@ def test_bfloat16_keeps_adapter_and_optimizer_in_float32(base):
     assert kernel.dtype == jnp.bfloat16
     assert weights.frozen["input_layer"]["kernel"].dtype == jnp.float32
     assert {leaf.dtype for leaf in jax.tree.leaves(trainable)} == {jnp.dtype(jnp.float32)}
+
+
+def test_a_pair_brings_its_condition_once_and_stands_side_by_side():
+    seen = []
+
+    def velocity(x, t, cond):
+        seen.append((x, t, cond))
+        return jnp.zeros_like(x)
+
+    batch = make_batch(OBJECTIVES["dpo"])
+    groups = losses.draw(batch, KEY, OBJECTIVES["dpo"])
+    losses.errors(velocity, groups)
+    ((x, t, cond),) = seen
+    assert (x.shape[0], cond.shape[0]) == (16, 8)
+    np.testing.assert_array_equal(t, np.repeat(groups.t, 2))
+    for pair in range(8):
+        for row, name in ((2 * pair, "win"), (2 * pair + 1, "lose")):
+            member = row % 2
+            expected = (1 - t[row]) * batch[name][pair] + t[row] * groups.eps[pair, member]
+            np.testing.assert_allclose(x[row], expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal(cond, batch["cond"])
