@@ -126,6 +126,19 @@ def test_targets(agree, count, tilt, everything, missed):
     assert agreement.failures({"sets": {"balanced": found}}) == []
 
 
+@pytest.mark.parametrize(
+    ("standing", "falling", "missed"), [(545, 36, 0), (544, 37, 0), (544, 36, 1), (545, 35, 2)]
+)
+def test_targets_of_voxels(standing, falling, missed):
+    own = {
+        "standing": {"agree": standing, "count": 545},
+        "falling": {"agree": falling, "count": 44},
+    }
+    found = {"occupancy": {"against_our_label_of_the_mesh": own}}
+    assert len(agreement.failures({"sets": {"real": found}})) == missed
+    assert agreement.failures({"sets": {"synthetic": found}}) == []
+
+
 def test_surface_voxels_are_those_that_the_surface_meets(tmp_path):
     mesh = trimesh.creation.icosphere(subdivisions=2)
     mesh.vertices = mesh.vertices * [1.0, 0.7, 0.4]
