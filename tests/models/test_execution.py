@@ -57,17 +57,16 @@ def batch():
 # How the arithmetic may be carried out, each compared with the plain way. With three blocks,
 # `unroll` 2 leaves a rest and 3 no loop.
 VARIANTS = {
-    "dots": {"remat": "dots"},
     "full": {"remat": "full"},
     "attention": {"remat": "attention"},
     "attention+qkv": {"remat": "attention+qkv"},
     "products": {"remat": "products"},
-    "unroll 2": {"unroll": 2},
     "unroll 3": {"unroll": 3, "remat": "full"},
     "split": {"projections": "split", "remat": "products"},
-    "joined": {"lora_product": "joined"},
-    "padded": {"pad_condition": 4},
+    "joined, padded, unroll 2": {"lora_product": "joined", "pad_condition": 4, "unroll": 2},
+    "dots": {"remat": "dots"},
 }
+LESS = ("dots",)  # a program each takes seconds to compile
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +97,9 @@ def program(adapted, batch):
     return lambda **choices: compiled(tuple(choices.items()))
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in LESS else n for n in VARIANTS]
+)
 def test_ways_of_execution_do_not_change_values(program, name):
     _, (value, gradient), _ = program()
     _, (other_value, other_gradient), _ = program(**VARIANTS[name])
