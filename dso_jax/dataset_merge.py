@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from dso_jax.dataset_layout import CALLER_COLUMNS, KEY, NO_CONDITION
+from dso_jax.dataset_layout import CALLER_COLUMNS, KEY, NO_CONDITION, kinds, read_meta
 from dso_jax.dataset_writer import DatasetWriter
 from dso_jax.errors import UsageError
 from dso_jax.store import Dataset
 
 # Without these in common, samples do not belong together: shapes, and who made them.
-_COMMON = ("latent_shape", "condition_shape", "base_sha256")
+_COMMON = ("latent_shape", "condition_shape", "image_shape", "base_sha256")
 
 Progress = Callable[[int, int], None]  # samples dealt with, and of how many
 
@@ -35,7 +35,7 @@ def merge(folders: Sequence[Path], out: Path, progress: Progress | None = None) 
     Raises:
         UsageError: a folder is damaged, they do not belong together, or share a sample.
     """
-    datasets = [Dataset(folder) for folder in folders]
+    datasets = [_open(folder, 0) for folder in folders]
     for key in _COMMON:
         values = {str(data.folder): data.meta.get(key) for data in datasets}
         if len({str(value) for value in values.values()}) > 1:
@@ -46,10 +46,12 @@ def merge(folders: Sequence[Path], out: Path, progress: Progress | None = None) 
     done = writer.keys
     passed, total = 0, sum(len(data) for data in datasets)
     for data in datasets:
+        # The same samples, seen through their pictures where these are kept beside conditions.
+        pictures = _open(data.folder, -1)
         for shard in np.unique(data.samples["shard"]).tolist():
             members = np.flatnonzero(data.samples["shard"] == shard)
             if done.isdisjoint(_keys(data, members)):  # an append is all or nothing
-                _copy(data, members, writer)
+                _copy(data, pictures, members, writer)
             passed += len(members)
             if progress:
                 progress(passed, total)
@@ -57,17 +59,28 @@ def merge(folders: Sequence[Path], out: Path, progress: Progress | None = None) 
     return len(writer)
 
 
-def _copy(data: Dataset, members: np.ndarray, writer: DatasetWriter) -> None:
+def _open(folder: Path, seen: int) -> Dataset:
+    """A folder with the first (0) or last (-1) of what it keeps of a prompt: conditions, images."""
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such dataset folder")
+    kept = kinds(read_meta(folder))[1:]
+    return Dataset(folder, images=kept[seen] == "images")
+
+
+def _copy(data: Dataset, pictures: Dataset, members: np.ndarray, writer: DatasetWriter) -> None:
     """Appends one shard; conditions that no sample refers to are left out."""
     columns: dict[str, Any] = {name: data.samples[name][members] for name in CALLER_COLUMNS}
     used, rows = np.unique(columns["condition_row"], return_inverse=True)
     first = {row: members[rows == i][0] for i, row in enumerate(used) if row != NO_CONDITION}
     lacking = int(NO_CONDITION in used)  # sorts before all rows
     columns["condition_row"] = rows.reshape(-1) - lacking
-    shown = [data.condition(int(index)) for index in first.values()]
-    conditions = np.stack(shown) if shown else np.empty((0, *data.condition_shape), np.float32)
+    kept = {}
+    for kind, source in zip(kinds(data.meta)[1:], (data, pictures), strict=False):
+        shown = [source.condition(int(index)) for index in first.values()]
+        empty = np.empty((0, *source.condition_shape), np.uint8 if kind == "images" else np.float32)
+        kept[kind] = np.stack(shown) if shown else empty
     latents = np.stack([data.latent(int(index)) for index in members])
-    writer.append(columns, latents, conditions)
+    writer.append(columns, latents, **kept)
 
 
 def _check_distinct(datasets: Sequence[Dataset]) -> None:

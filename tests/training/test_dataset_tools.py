@@ -45,7 +45,8 @@ def folder(tmp_path):
 def test_figures_by_hand(folder):
     stats = dataset_stats.measure(folder)
     figures = dataclasses.asdict(stats)
-    for name in ("bytes", "meta", "histogram"):
+    assert stats.labelled_by == {"unknown, none, protocol 0123abcd": 24}
+    for name in ("bytes", "meta", "histogram", "labelled_by"):
         figures.pop(name)
     assert figures == {
         "objects": 4,
@@ -238,15 +239,36 @@ def test_a_merge_holds_the_samples_of_both(folder, tmp_path):
     assert dataset_check.check(out).problems == []
 
 
+@pytest.mark.parametrize("kinds", [("images",), ("conditions", "images")])
+def test_pictures_are_merged_too(tmp_path, kinds):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (4, 6, 6, 3), np.uint8)
+    for place in (0, 1):
+        table = labels(objects=2, samples=2) | {"object": np.full(4, f"object-{place}")}
+        table["sample"], table["condition_row"] = np.arange(4), np.arange(2).repeat(2)
+        conditions = rng.normal(size=(2, 3, 8)).astype(np.float32)
+        parts = {"images": images[2 * place :][:2], "conditions": conditions}
+        writer = DatasetWriter(tmp_path / str(place), {"base_sha256": "1"})
+        latents = rng.normal(size=(4, 2, 4, 4, 4)).astype(np.float32)
+        writer.append(table, latents, **{kind: parts[kind] for kind in kinds})
+    out = tmp_path / "out"
+    assert dataset_merge.merge([tmp_path / "0", tmp_path / "1"], out) == 8
+    for i, row in enumerate((0, 0, 1, 1, 2, 2, 3, 3)):
+        np.testing.assert_array_equal(Dataset(out, images=True).condition(i), images[row])
+    assert dataset_check.check(out).problems == []
+    if "conditions" in kinds:
+        np.testing.assert_array_equal(Dataset(out).condition(6), conditions[1])
+
+
 def test_a_killed_merge_goes_on(folder, tmp_path, monkeypatch):
     second = other(folder, tmp_path / "second")
     dataset_merge.merge([folder, second], tmp_path / "undisturbed")
     append, calls = DatasetWriter.append, iter(range(9))
 
-    def killed(self, *args):
+    def killed(self, *args, **parts):
         if next(calls) == 1:
             raise KeyboardInterrupt
-        append(self, *args)
+        append(self, *args, **parts)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(DatasetWriter, "append", killed)
