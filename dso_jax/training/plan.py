@@ -56,8 +56,7 @@ def report(config: Config, device: str | None = None) -> str:
     program = build(config, flow, mesh)
     state, weights = program.arguments[:2]
     begin = time.monotonic()
-    options = setup.compiler_options(config.system.xla)
-    compiled = program.step.lower(*program.arguments).compile(options)
+    compiled = setup.compile_one(program.step, program.arguments, config.system.xla)
     spent = time.monotonic() - begin
     here = jax.devices()[0]
     need, held = memory(compiled), (_bytes(weights), _bytes(state))
@@ -133,7 +132,8 @@ def _largest_here(config: Config, flow: FlowConfig, mesh: Any, need: int) -> str
     size, parts = config.train.batch_size, mesh.devices.size * config.train.accumulation
     double = dataclasses.replace(config.train, batch_size=2 * size)
     program = build(dataclasses.replace(config, train=double), flow, mesh)
-    slope = (memory(program.step.lower(*program.arguments).compile()) - need) / size
+    compiled = setup.compile_one(program.step, program.arguments, config.system.xla)
+    slope = (memory(compiled) - need) / size
     statistics = jax.devices()[0].memory_stats() or {}
     total = statistics.get("bytes_limit")
     if total is None:  # a CPU: its devices share the machine's memory

@@ -78,16 +78,21 @@ def compile_all(*functions: Any, arguments: tuple, options: Sequence[str] = ()) 
         UsageError: an option that the compiler does not know.
     """
     start = time.monotonic()
-    chosen = compiler_options(options)
     logger.info("compiling (kept in the compilation cache for the next run) ...")
+    compiled = [compile_one(function, arguments, options) for function in functions]
+    logger.info("compiled in %.1f s", time.monotonic() - start)
+    return compiled
+
+
+def compile_one(function: Any, arguments: tuple, options: Sequence[str]) -> Any:
+    """A jitted function compiled for these arguments; options and errors as in `compile_all`."""
+    chosen = compiler_options(options)
     try:
-        compiled = [function.lower(*arguments).compile(chosen) for function in functions]
+        return function.lower(*arguments).compile(chosen)
     except jax.errors.JaxRuntimeError as error:
         if not chosen or "option" not in str(error):
             raise
         raise UsageError(f"system.xla: {str(error).splitlines()[0]}") from None
-    logger.info("compiled in %.1f s", time.monotonic() - start)
-    return compiled
 
 
 def compiler_options(options: Sequence[str]) -> dict[str, bool | str]:
