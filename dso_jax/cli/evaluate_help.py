@@ -56,6 +56,7 @@ run folders
   dso evaluate runs/dro --out runs/dro-evaluation
   --checkpoints all samples the held-out objects with every checkpoint that the run kept, draws
   stability and distance against steps, and names the best; best and last take one, 300 that step.
+  The best is chosen on the objects that are reported, which flatters it; last does not choose.
 
 interrupted
   The same command goes on where it was, with the same --out.

@@ -3,7 +3,7 @@
 A tuned model's sample is compared with the base model's on the same seed. Every guard has one
 limit, and its limit a reason: what honest changes of a shape do (noise of 1 % of the size on every
 vertex, decimation to 1/48, voxels of 1/40) stays below it on 24 real objects, what a cheat does
-lies above. A run is judged by the share of its pairs that a guard fires on. On 50 further objects
+lies above. A run is judged by the share of its pairs that a guard fires on. On 50 objects
 (`benchmarks/guards.py`) no guard fires on more than 0.8 % of 250 honest pairs; of cheats they miss
 those on what is nearly flat already, tiles and rugs.
 """
