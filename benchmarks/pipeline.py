@@ -20,9 +20,9 @@ import numpy as np
 from benchmarks import measure
 from benchmarks.measure import SIZES, Run
 from dso_jax import data
-from dso_jax.dataset_layout import CALLER_COLUMNS
-from dso_jax.dataset_writer import DatasetWriter
-from dso_jax.store import Dataset
+from dso_jax.dataset.layout import CALLER_COLUMNS
+from dso_jax.dataset.store import Dataset
+from dso_jax.dataset.writer import DatasetWriter
 
 OBJECTS = {"full": 256, "small": 6}
 SHARD = 32  # objects

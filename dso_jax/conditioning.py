@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, UInt8
 from PIL import Image
 
-from dso_jax import batches
 from dso_jax.background import IMAGENET_MEAN, IMAGENET_STD
-from dso_jax.batches import Progress
+from dso_jax.generation import batches
+from dso_jax.generation.batches import Progress
 from dso_jax.models import DINOv2Config, apply_dinov2
 from dso_jax.models.layers import Dtype
 

@@ -18,8 +18,8 @@ from typing import NamedTuple, TypeVar
 import grain
 import numpy as np
 
+from dso_jax.dataset.store import Dataset
 from dso_jax.errors import UsageError
-from dso_jax.store import Dataset
 from sim_mjx.drop import cores
 
 T = TypeVar("T")

@@ -14,15 +14,17 @@ import numpy as np
 import sim_mjx
 import train
 import weight_port
-from dso_jax import config_io, evaluate, pretrained, prompts, toybox
+from dso_jax import config_io, pretrained, toybox
 from dso_jax.config import Config, EvalConfig
 from dso_jax.demo import DemoConfig
 from dso_jax.errors import UsageError
-from dso_jax.generate_blocks import Recipe
-from dso_jax.generate_dataset import DatasetJob
-from dso_jax.generator import Generator
+from dso_jax.evaluation import evaluate
+from dso_jax.generation import prompts
+from dso_jax.generation.blocks import Recipe
+from dso_jax.generation.dataset import DatasetJob
+from dso_jax.generation.generator import Generator
+from dso_jax.generation.prompt_sources import ToyboxSource
 from dso_jax.models import lora
-from dso_jax.prompt_sources import ToyboxSource
 from dso_jax.report import gallery
 from dso_jax.training.metrics import progress_bar
 

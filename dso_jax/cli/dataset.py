@@ -45,7 +45,7 @@ def _validate(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(argv)
     from dso_jax.cli.dataset_tables import progress
-    from dso_jax.dataset_check import check
+    from dso_jax.dataset.check import check
 
     with progress("read") as advance:
         checked = check(options.folder, advance)
@@ -72,7 +72,7 @@ def _import(argv: list[str]) -> int:
     )
     options = parser.parse_args(argv)
     from dso_jax.cli.dataset_tables import progress
-    from dso_jax.dso_folder_import import import_folder
+    from dso_jax.dso_folder.import_ import import_folder
 
     with progress("import") as advance:
         report = import_folder(options.source, options.out, strict=options.strict, progress=advance)
@@ -90,8 +90,8 @@ def _export(argv: list[str]) -> int:
     _add_out(parser)
     options = parser.parse_args(argv)
     from dso_jax.cli.dataset_tables import progress
-    from dso_jax.dso_folder_export import export_folder
-    from dso_jax.store import Dataset
+    from dso_jax.dataset.store import Dataset
+    from dso_jax.dso_folder.export import export_folder
 
     dataset = Dataset(options.folder)
     with progress("export") as advance:
@@ -135,7 +135,7 @@ def _merge(argv: list[str]) -> int:
     _add_out(parser)
     options = parser.parse_args(argv)
     from dso_jax.cli.dataset_tables import progress
-    from dso_jax.dataset_merge import merge
+    from dso_jax.dataset.merge import merge
 
     with progress("merge") as advance:
         merge(options.folders, options.out, advance)
@@ -155,7 +155,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
 
 def _show_stats(folder: Path, *, as_json: bool = False) -> None:
     from dso_jax.cli.dataset_tables import histogram, overview
-    from dso_jax.dataset_stats import measure
+    from dso_jax.dataset.stats import measure
 
     stats = measure(folder)
     if as_json:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from dso_jax import pretrained
-from dso_jax.dataset_coords import Exported, Progress, decoder, export_coords
-from dso_jax.dataset_layout import kinds, read_meta
+from dso_jax.dataset.coords import Exported, Progress, decoder, export_coords
+from dso_jax.dataset.layout import kinds, read_meta
+from dso_jax.dataset.store import Dataset
 from dso_jax.errors import UsageError
 from dso_jax.pretrained import hub, pipeline
-from dso_jax.store import Dataset
 from weight_port import layouts
 
 
 def export(folder: Path, out: Path, base: str | None, progress: Progress) -> Exported:
-    """Writes the coordinates of a dataset's samples, see `dataset_coords`.
+    """Writes the coordinates of a dataset's samples, see `dataset.coords`.
 
     Args:
       base: name of the generator; None takes the one that the dataset records.

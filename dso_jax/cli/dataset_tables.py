@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from dso_jax.dataset_stats import EDGES, FALLEN, Stats
+from dso_jax.dataset.stats import EDGES, FALLEN, Stats
 
 logger = logging.getLogger(__name__)
 

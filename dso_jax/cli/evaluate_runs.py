@@ -103,7 +103,7 @@ def _adapter(base, run: pathlib.Path) -> Model:
 
 def _prompts(name: str, options: argparse.Namespace):
     from dso_jax import pretrained, toybox
-    from dso_jax.prompts import toybox_prompts
+    from dso_jax.generation.prompts import toybox_prompts
 
     if pretrained.flow_config(name).cond_channels == toybox.COND_CHANNELS:
         if options.images:
@@ -121,9 +121,9 @@ def _pictures(name: str, options: argparse.Namespace):
 
     from dso_jax import conditioning, image_files, pretrained
     from dso_jax.cli import sample_prompts
+    from dso_jax.generation.prompt_sources import name_files
+    from dso_jax.generation.prompts import Prompts
     from dso_jax.pretrained import image_encoder
-    from dso_jax.prompt_sources import name_files
-    from dso_jax.prompts import Prompts
 
     files = image_files.find(options.images)
     objects, views = name_files(files, by_folder=options.views)

@@ -31,8 +31,8 @@ def main(argv: list[str]) -> int:
     # JAX and the simulator take seconds to import; `--help` and typing mistakes need not wait.
     from dso_jax.cli import generate_source
     from dso_jax.cli.label_monitor import Monitor
-    from dso_jax.generate_blocks import Recipe
-    from dso_jax.generate_dataset import DatasetJob
+    from dso_jax.generation.blocks import Recipe
+    from dso_jax.generation.dataset import DatasetJob
     from sim_mjx.protocol import Protocol, ProtocolError
 
     out = _folder(options.out)
@@ -110,7 +110,7 @@ def _generator(name: str, options: argparse.Namespace) -> tuple[Any, dict[str, A
 
     from dso_jax import pretrained
     from dso_jax.cli import adapters
-    from dso_jax.generator import Generator
+    from dso_jax.generation.generator import Generator
     from dso_jax.models import Execution
     from weight_port import layouts
 
@@ -186,7 +186,7 @@ def _say(report, out: Path, options, protocol, prompts: int) -> None:
     if not report.complete:
         print(f"this share of {prompts} prompts is in {out}, {named}; others are still missing")
         return
-    from dso_jax.dataset_stats import measure
+    from dso_jax.dataset.stats import measure
 
     stats = measure(out)
     share = 100 * stats.stable / max(1, stats.stable + stats.unstable)

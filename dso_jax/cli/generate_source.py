@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from dso_jax import background, batches, conditioning, image_files, images, pretrained, toybox
+from dso_jax import background, conditioning, image_files, images, pretrained, toybox
 from dso_jax.cli import sample_prompts
 from dso_jax.errors import UsageError
+from dso_jax.generation import batches
+from dso_jax.generation.prompt_sources import FileSource, Source, ToyboxSource, name_files
 from dso_jax.pretrained import image_encoder
-from dso_jax.prompt_sources import FileSource, Source, ToyboxSource, name_files
 
 _TRIED = 8  # pictures that are read before the generator is loaded, until one can be used
 

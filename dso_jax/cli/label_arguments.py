@@ -108,7 +108,7 @@ def output(options: argparse.Namespace) -> pathlib.Path:
         return writable(out)
     if not pathlib.Path(into, "meta.json").is_file():
         raise UsageError(f"label: --into {into}: no such dataset folder")
-    from dso_jax.dataset_labels import table_path
+    from dso_jax.dataset.labels import table_path
 
     place = table_path(pathlib.Path(into), options.protocol, options.engine)
     kept = writable(str(place), "--into")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from dso_jax import dataset_labels
-from dso_jax.samples import read_table
+from dso_jax.dataset import labels as dataset_labels
+from dso_jax.dataset.samples import read_table
 
 
 def check(folder: Path, files: Sequence[Path]) -> None:

@@ -30,8 +30,9 @@ def main(argv: list[str]) -> int:
     """
     options = sample_arguments.parse(argv)
     # JAX takes seconds to import; `--help` and typing mistakes need not wait.
-    from dso_jax import generate, mesh_export, mesh_simplify, meshes
+    from dso_jax import mesh_export, mesh_simplify, meshes
     from dso_jax.cli import adapters, sample_prompts
+    from dso_jax.generation import generate
     from sim_mjx.protocol import Protocol, ProtocolError
 
     out = mesh_export.check_path(options.out)

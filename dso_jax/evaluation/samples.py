@@ -19,15 +19,16 @@ import numpy as np
 import trimesh
 from jaxtyping import Float
 
-from dso_jax import evaluate as heldout
-from dso_jax import generate, meshes
+from dso_jax import meshes
 from dso_jax.evaluation import drops
+from dso_jax.evaluation import evaluate as heldout
 from dso_jax.evaluation.drops import Bucket, Drops
 from dso_jax.evaluation.inputs import Item
 from dso_jax.evaluation.parts import Columns
+from dso_jax.generation import generate
+from dso_jax.generation.prompts import Prompts
 from dso_jax.models import LoRAConfig
 from dso_jax.pretrained import Base
-from dso_jax.prompts import Prompts
 from sim_mjx import bodies_from_occupancy
 from sim_mjx.bodies import BodyError
 

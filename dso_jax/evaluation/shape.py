@@ -1,9 +1,9 @@
 """What a cheat would move: coarse measures of one mesh, robust against holes and noise.
 
 The surface is put on a grid of the unit object and the inside filled, as for occupancy samples
-(`dso_jax.evaluate.shape_measures`), so open, self-crossing and doubled surfaces can be measured.
-Cracks narrower than four voxels are closed first; a mesh with wider holes is measured as the shell
-that it is.
+(`dso_jax.evaluation.evaluate.shape_measures`), so open, self-crossing and doubled surfaces can be
+measured. Cracks narrower than four voxels are closed first; a mesh with wider holes is measured as
+the shell that it is.
 
 Legend: R voxels along the longest side, S of the grid, K layers from the ground up.
 """

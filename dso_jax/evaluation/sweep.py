@@ -16,8 +16,8 @@ from dso_jax.evaluation.parts import Columns
 from dso_jax.evaluation.result import BEFORE, Result
 from dso_jax.evaluation.run import Settings
 from dso_jax.evaluation.samples import OTHER, Model
+from dso_jax.generation.prompts import Prompts
 from dso_jax.pretrained import Base
-from dso_jax.prompts import Prompts
 
 # Of a curve: what is drawn against the steps.
 CURVES = ("stable", "cd", "f_score", "iou", "tilt_deg")

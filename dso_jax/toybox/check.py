@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import sim_mjx
-from dso_jax import evaluate, generate, pretrained
-from dso_jax.prompts import toybox_prompts
+from dso_jax import pretrained
+from dso_jax.evaluation import evaluate
+from dso_jax.generation import generate
+from dso_jax.generation.prompts import toybox_prompts
 from dso_jax.toybox import FAMILIES
 from dso_jax.toybox.pretrain import encode
 

@@ -31,7 +31,8 @@ def make_evaluate(
         return None
     # Only here: training without held-out evaluation needs no simulator.
     import sim_mjx
-    from dso_jax import evaluate, prompts
+    from dso_jax.evaluation import evaluate
+    from dso_jax.generation import prompts
 
     if base.name != "toybox":
         raise UsageError(

@@ -19,10 +19,10 @@ from jaxtyping import Array, Float32, UInt8
 
 from dso_jax import conditioning, pretrained, toybox
 from dso_jax.config import Config
+from dso_jax.dataset.store import Dataset
 from dso_jax.errors import UsageError
 from dso_jax.models import DINOv2Config
 from dso_jax.pretrained import image_encoder
-from dso_jax.store import Dataset
 from dso_jax.training import sharding
 
 logger = logging.getLogger(__name__)

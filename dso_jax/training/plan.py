@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dso_jax import pretrained, store
+from dso_jax import pretrained
 from dso_jax.config import Config
+from dso_jax.dataset import store
 from dso_jax.errors import UsageError
 from dso_jax.models import FLOW_SIZES, FlowConfig, init_flow
 from dso_jax.training import cards, flops, policy, setup, sharding

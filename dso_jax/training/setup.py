@@ -11,8 +11,8 @@ import jax
 from jax.sharding import Mesh
 
 from dso_jax.config import Config
+from dso_jax.dataset.store import Dataset
 from dso_jax.errors import UsageError
-from dso_jax.store import Dataset
 from dso_jax.training import sharding
 from dso_jax.training.policy import Weights
 from weight_port import WeightError

@@ -14,8 +14,8 @@ import pytest
 
 from dso_jax import pretrained
 from dso_jax.cli.main import main
-from dso_jax.dataset_writer import DatasetWriter
-from dso_jax.store import Dataset
+from dso_jax.dataset.store import Dataset
+from dso_jax.dataset.writer import DatasetWriter
 from tests.cluster import launchers
 from tests.sim import shapes
 from tests.training.conftest import labels

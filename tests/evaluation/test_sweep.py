@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dso_jax import generate
 from dso_jax.errors import UsageError
 from dso_jax.evaluation import checkpoints, engines, samples, sweep
 from dso_jax.evaluation.drops import Drops
@@ -20,9 +19,10 @@ from dso_jax.evaluation.parts import Parts
 from dso_jax.evaluation.run import Settings
 from dso_jax.evaluation.samples import Model
 from dso_jax.evaluation.sweep import Sweep
+from dso_jax.generation import generate
+from dso_jax.generation.prompts import Prompts
 from dso_jax.models import lora
 from dso_jax.pretrained import Base
-from dso_jax.prompts import Prompts
 from dso_jax.sampler import SamplerConfig
 from dso_jax.training import policy
 from dso_jax.training.checkpoints import Checkpoints, Origin

@@ -9,8 +9,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from dso_jax.dataset_coords import Decode
-from dso_jax.dataset_writer import DatasetWriter
+from dso_jax.dataset.coords import Decode
+from dso_jax.dataset.writer import DatasetWriter
 
 Key = tuple[str, int, int]
 

@@ -18,12 +18,13 @@ import pytest
 import trimesh
 import yaml
 
-from dso_jax import dataset_coords, dataset_labels
 from dso_jax.cli.main import main
-from dso_jax.dataset_stats import measure
+from dso_jax.dataset import coords as dataset_coords
+from dso_jax.dataset import labels as dataset_labels
+from dso_jax.dataset.samples import read_table
+from dso_jax.dataset.stats import measure
+from dso_jax.dataset.store import Dataset
 from dso_jax.errors import UsageError
-from dso_jax.samples import read_table
-from dso_jax.store import Dataset
 from sim_mjx import bodies_from_occupancy, referee
 from sim_mjx.occupancy import fill_interior
 from sim_mjx.protocol import Protocol

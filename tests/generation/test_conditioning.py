@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dso_jax import batches, conditioning, image_files
+from dso_jax import conditioning, image_files
+from dso_jax.generation import batches
 from tests.models.comparison import FORWARD, difference
 from tests.models.sizes import DINOV2S, arguments
 from weight_port import from_torch

@@ -11,12 +11,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from dso_jax import dataset_coords, pretrained
+from dso_jax import pretrained
 from dso_jax.cli.main import main
+from dso_jax.dataset import coords as dataset_coords
+from dso_jax.dataset.store import Dataset
 from dso_jax.errors import UsageError
 from dso_jax.models import DecoderConfig, FlowConfig, init_decoder, init_flow
 from dso_jax.sampler import SamplerConfig
-from dso_jax.store import Dataset
 from tests.generation import bridge
 
 FLOW = FlowConfig(resolution=2, model_channels=12, cond_channels=6, num_blocks=2, num_heads=3)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dso_jax import evaluate
+from dso_jax.evaluation import evaluate
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from dso_jax import batches, generate
+from dso_jax.generation import batches, generate
 from tests.generation.tiny import asked, make_base
 
 # XLA may order the sums of another batch size differently.

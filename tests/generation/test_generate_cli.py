@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dso_jax import background, conditioning, dataset_check, generate_labels, images, pretrained
+from dso_jax import background, conditioning, images, pretrained
 from dso_jax.cli import main
-from dso_jax.store import Dataset
+from dso_jax.dataset import check as dataset_check
+from dso_jax.dataset.store import Dataset
+from dso_jax.generation import labels as generate_labels
 from tests.generation import pictures
 from tests.generation.tiny import DINO, Tipping, write_pipeline
 
@@ -129,7 +131,7 @@ def test_strict_stops_at_the_first_picture(place, capsys):
 
 SMALL_BLOCKS = """
 import sys
-from dso_jax import generate_dataset
+from dso_jax.generation import dataset as generate_dataset
 generate_dataset.BLOCK = 8
 from dso_jax.cli import main
 line = "generate --prompts toybox:12 --samples 2 --batch 8 --steps 1 --protocol fast --out"

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 
 import sim_mjx
-from dso_jax import generate, generate_dataset, generate_labels
+from dso_jax.dataset.samples import read_samples
+from dso_jax.dataset.store import Dataset
 from dso_jax.errors import UsageError
-from dso_jax.generate_blocks import Recipe
-from dso_jax.generate_dataset import DatasetJob
-from dso_jax.generator import Generator
-from dso_jax.samples import read_samples
-from dso_jax.store import Dataset
+from dso_jax.generation import dataset as generate_dataset
+from dso_jax.generation import generate
+from dso_jax.generation import labels as generate_labels
+from dso_jax.generation.blocks import Recipe
+from dso_jax.generation.dataset import DatasetJob
+from dso_jax.generation.generator import Generator
 from tests.generation.tiny import Source, Tipping, asked, make_base
 
 FAST = sim_mjx.Protocol.preset("fast")

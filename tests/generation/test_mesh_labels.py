@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dso_jax import generate, meshes, pretrained, prompts
+from dso_jax import meshes, pretrained
+from dso_jax.generation import generate, prompts
 from sim_mjx import bodies_from_occupancy, referee
 from sim_mjx.occupancy import fill_interior
 from sim_mjx.protocol import Protocol

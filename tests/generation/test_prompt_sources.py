@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from dso_jax.errors import UsageError
-from dso_jax.prompt_sources import FileSource, ToyboxSource, fingerprint, name_files
-from dso_jax.prompts import toybox_prompts
+from dso_jax.generation.prompt_sources import FileSource, ToyboxSource, fingerprint, name_files
+from dso_jax.generation.prompts import toybox_prompts
 
 
 def names(*files, by_folder=False):

@@ -13,8 +13,9 @@ import pytest
 import trimesh
 from PIL import Image
 
-from dso_jax import conditioning, generate, images, mesh_export, pretrained, toybox
+from dso_jax import conditioning, images, mesh_export, pretrained, toybox
 from dso_jax.cli import main, sample, sample_prompts
+from dso_jax.generation import generate
 from dso_jax.models import (
     DecoderConfig,
     DINOv2Config,

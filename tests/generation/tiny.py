@@ -9,7 +9,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dso_jax import pretrained, prompts
+from dso_jax import pretrained
+from dso_jax.generation import prompts
+from dso_jax.generation.prompt_sources import Loaded
 from dso_jax.models import (
     DecoderConfig,
     DINOv2Config,
@@ -18,7 +20,6 @@ from dso_jax.models import (
     init_dinov2,
     init_flow,
 )
-from dso_jax.prompt_sources import Loaded
 from dso_jax.sampler import SamplerConfig
 from sim_mjx.rest import Rest
 from weight_port import files, to_torch

@@ -22,7 +22,7 @@ MAY_USE = {
     # A run folder's adapter/ is a PEFT folder, and its base a torch file: these write and read.
     "dso_jax.training": ("dso_jax", "sim_mjx", "weight_port"),
     # DSO's data folder is made of .pt files: this module reads and writes them.
-    "dso_jax.dso_folder": ("dso_jax", "sim_mjx", "weight_port"),
+    "dso_jax.dso_folder.layout": ("dso_jax", "sim_mjx", "weight_port"),
 }
 HEAVY = ("flax", "optax", "orbax", "grain", "torch")  # the simulator does without
 
@@ -83,9 +83,17 @@ def test_module_uses_only_what_it_may(name):
         ("sim_mjx.drop", "from dso_jax.flow import velocity", ["dso_jax.flow.velocity"]),
         ("dso_jax.models.lora", "import dso_jax.config", ["dso_jax.config"]),
         ("weight_port.peft", "from dso_jax.models import lora", []),
-        ("dso_jax.evaluate", "from weight_port import peft", ["weight_port.peft"]),
-        ("dso_jax.evaluate", "def f():\n  from dso_jax.cli import main", ["dso_jax.cli.main"]),
-        ("dso_jax.models.lora", "from ..store import Dataset", ["dso_jax.store.Dataset"]),
+        ("dso_jax.evaluation.evaluate", "from weight_port import peft", ["weight_port.peft"]),
+        (
+            "dso_jax.evaluation.evaluate",
+            "def f():\n  from dso_jax.cli import main",
+            ["dso_jax.cli.main"],
+        ),
+        (
+            "dso_jax.models.lora",
+            "from ..dataset.store import Dataset",
+            ["dso_jax.dataset.store.Dataset"],
+        ),
         ("dso_jax.cli.demo", "from weight_port import peft", []),
     ],
 )

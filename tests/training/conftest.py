@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dso_jax.config import Config, OptimConfig, TrainConfig
-from dso_jax.dataset_writer import DatasetWriter
+from dso_jax.dataset.writer import DatasetWriter
 from dso_jax.models import FlowConfig, LoRAConfig, init_flow
 from dso_jax.objectives import ObjectiveConfig
 

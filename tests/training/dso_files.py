@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dso_jax.store import Dataset
+from dso_jax.dataset.store import Dataset
 
 LATENT, CONDITION = (2, 4, 4, 4), (3, 8)
 # CATEGORY/OBJECT -> image -> angle of each sample. Three samples an image, or fewer if DSO failed.

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from dso_jax import data
+from dso_jax.dataset.store import Dataset
 from dso_jax.errors import UsageError
-from dso_jax.store import Dataset
 from tests.training.conftest import labels, write_dataset
 
 # Chance of a false alarm below 1e-6 for a uniform choice: five standard deviations.

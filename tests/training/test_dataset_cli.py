@@ -15,7 +15,7 @@ import pytest
 
 from dso_jax.cli import dataset_tables
 from dso_jax.cli.main import main
-from dso_jax.store import Dataset
+from dso_jax.dataset.store import Dataset
 from tests.training import dso_files
 from tests.training.dso_files import files
 
@@ -134,7 +134,8 @@ def test_merge_shows_what_came_out(capsys, source, tmp_path):
 
 KILLED = """
 import os, signal, sys
-from dso_jax import atomic, dso_folder_plan
+from dso_jax import atomic
+from dso_jax.dso_folder import plan as dso_folder_plan
 from dso_jax.cli.main import main
 
 dso_folder_plan.SHARD_BYTES = 1200

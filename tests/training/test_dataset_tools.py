@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from dso_jax import dataset_check, dataset_merge, dataset_stats, samples
-from dso_jax.dataset_layout import CALLER_COLUMNS
-from dso_jax.dataset_writer import DatasetWriter
+from dso_jax.dataset import check as dataset_check
+from dso_jax.dataset import merge as dataset_merge
+from dso_jax.dataset import samples
+from dso_jax.dataset import stats as dataset_stats
+from dso_jax.dataset.layout import CALLER_COLUMNS
+from dso_jax.dataset.store import Dataset
+from dso_jax.dataset.writer import DatasetWriter
 from dso_jax.errors import UsageError
-from dso_jax.store import Dataset
 from tests.training.conftest import labels, write_dataset
 
 

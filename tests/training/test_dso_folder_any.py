@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dso_jax.dataset_writer import DatasetWriter
-from dso_jax.dso_folder_export import export_folder
-from dso_jax.dso_folder_import import import_folder
-from dso_jax.store import Dataset
+from dso_jax.dataset.store import Dataset
+from dso_jax.dataset.writer import DatasetWriter
+from dso_jax.dso_folder.export import export_folder
+from dso_jax.dso_folder.import_ import import_folder
 from tests.training.dso_files import files, rows
 
 pytest.importorskip("torch")

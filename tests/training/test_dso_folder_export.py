@@ -9,12 +9,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from dso_jax import dso_folder_export
-from dso_jax.dataset_writer import DatasetWriter
-from dso_jax.dso_folder_export import export_folder
-from dso_jax.dso_folder_import import import_folder
+from dso_jax.dataset.store import Dataset
+from dso_jax.dataset.writer import DatasetWriter
+from dso_jax.dso_folder import export as dso_folder_export
+from dso_jax.dso_folder.export import export_folder
+from dso_jax.dso_folder.import_ import import_folder
 from dso_jax.errors import UsageError
-from dso_jax.store import Dataset
 from tests.training import dso_files
 from tests.training.conftest import labels
 from tests.training.dso_files import Killed, files, rows

@@ -11,10 +11,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from dso_jax import data, dataset_writer, dso_folder_plan
-from dso_jax.dso_folder_import import import_folder
+from dso_jax import data
+from dso_jax.dataset import writer as dataset_writer
+from dso_jax.dataset.store import Dataset
+from dso_jax.dso_folder import plan as dso_folder_plan
+from dso_jax.dso_folder.import_ import import_folder
 from dso_jax.errors import UsageError
-from dso_jax.store import Dataset
 from tests.training import dso_files
 from tests.training.dso_files import Killed, files, rows
 

@@ -16,8 +16,8 @@ import pytest
 from dso_jax import config_io, data
 from dso_jax.cli import main as dso
 from dso_jax.config import Config, GuardConfig
+from dso_jax.dataset.store import Dataset
 from dso_jax.objectives import ObjectiveConfig
-from dso_jax.store import Dataset
 from dso_jax.training import losses
 from dso_jax.training.diagnosis import diagnose
 from dso_jax.training.guards import reason_to_stop

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from dso_jax import evaluate
 from dso_jax.config import EvalConfig, SamplerOverride
 from dso_jax.errors import UsageError
+from dso_jax.evaluation import evaluate
 from dso_jax.sampler import SamplerConfig
 from dso_jax.training import heldout
 from tests.training.conftest import LORA, make_config

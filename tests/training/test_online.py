@@ -14,7 +14,7 @@ import pytest
 import train
 from dso_jax import conditioning, data, toybox
 from dso_jax.cli import main as dso
-from dso_jax.dataset_writer import DatasetWriter
+from dso_jax.dataset.writer import DatasetWriter
 from dso_jax.errors import UsageError
 from dso_jax.models import FLOW_SIZES, DINOv2Config, init_dinov2, lora
 from dso_jax.training import online, sharding

@@ -12,12 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dso_jax import atomic, dataset_writer, shards, store
-from dso_jax.dataset_check import check
-from dso_jax.dataset_writer import DatasetWriter
+from dso_jax import atomic
+from dso_jax.dataset import shards, store
+from dso_jax.dataset import writer as dataset_writer
+from dso_jax.dataset.check import check
+from dso_jax.dataset.samples import SCHEMA, write_samples
+from dso_jax.dataset.store import Dataset
+from dso_jax.dataset.writer import DatasetWriter
 from dso_jax.errors import UsageError
-from dso_jax.samples import SCHEMA, write_samples
-from dso_jax.store import Dataset
 from tests.training.conftest import labels
 
 
@@ -264,7 +266,8 @@ def test_no_file_stays_open_and_one_cut_short_later_is_named(folder):
     """A full-size dataset has more shards than a process may hold open."""
     before = len(os.listdir("/proc/self/fd"))
     dataset = Dataset(folder)
-    dataset.latent(3), dataset.condition(3)
+    dataset.latent(3)
+    dataset.condition(3)
     assert len(os.listdir("/proc/self/fd")) == before
     path = folder / "latents-00000.safetensors"
     os.truncate(path, path.stat().st_size - 8)

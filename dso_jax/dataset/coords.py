@@ -26,12 +26,12 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
-from dso_jax import batches
 from dso_jax.atomic import write_atomic, write_text
-from dso_jax.dso_folder import object_rows
+from dso_jax.dataset.store import Dataset
+from dso_jax.dso_folder.layout import object_rows
 from dso_jax.errors import UsageError
+from dso_jax.generation import batches
 from dso_jax.models import DecoderConfig, apply_decoder
-from dso_jax.store import Dataset
 
 FORMAT = "dso-jax-coords-1"
 RECORD = "coords.json"

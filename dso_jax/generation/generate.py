@@ -17,11 +17,11 @@ import numpy as np
 from jaxtyping import Float
 
 import sim_mjx
-from dso_jax import batches
-from dso_jax.batches import Progress
+from dso_jax.generation import batches
+from dso_jax.generation.batches import Progress
+from dso_jax.generation.prompts import Named
 from dso_jax.models import Execution, LoRAConfig, apply_decoder, apply_flow, flow_context
 from dso_jax.pretrained import Base
-from dso_jax.prompts import Named
 from dso_jax.sampler import SamplerConfig, sample
 from sim_mjx.margin import static_margin_deg
 

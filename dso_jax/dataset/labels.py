@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dso_jax.atomic import write_atomic
-from dso_jax.dataset_layout import KEY
-from dso_jax.dso_folder import object_rows
+from dso_jax.dataset.layout import KEY
+from dso_jax.dataset.samples import SAMPLES, SCHEMA, fingerprint, read_table, write_samples
+from dso_jax.dso_folder.layout import object_rows
 from dso_jax.errors import UsageError
-from dso_jax.samples import SAMPLES, SCHEMA, fingerprint, read_table, write_samples
 
 REPLACED = "labels-replaced.parquet"
 SOURCE = "mesh"

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from dso_jax import batches, generate
+from dso_jax.generation import batches, generate
 from dso_jax.models import Execution, LoRAConfig
 from dso_jax.pretrained import Base
 

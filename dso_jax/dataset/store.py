@@ -13,7 +13,7 @@ A folder has conditions, images or both; from images a training run computes con
 A shard is written once and never touched again. The lines of an append are renamed into place
 after its shards, so that rename is the commit: after a kill at any moment whatever is listed is
 there, and a shard that is not listed yet is written again. Appends share no file, so several
-processes may write to one folder, each its own shards (`dso_jax.dataset_writer`).
+processes may write to one folder, each its own shards (`dso_jax.dataset.writer`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dso_jax.dataset_layout import (
+from dso_jax.dataset.layout import (
     KEY,
     NO_CONDITION,
     ROW_COLUMNS,
@@ -32,9 +32,9 @@ from dso_jax.dataset_layout import (
     row_shape,
     shard_path,
 )
+from dso_jax.dataset.samples import SAMPLES, fingerprint, read_table
+from dso_jax.dataset.shards import DTYPES, PIXELS, Shard, all_finite
 from dso_jax.errors import UsageError
-from dso_jax.samples import SAMPLES, fingerprint, read_table
-from dso_jax.shards import DTYPES, PIXELS, Shard, all_finite
 
 __all__ = ["KEY", "NO_CONDITION", "Dataset", "kinds", "read_meta", "row_shape"]
 

@@ -1,4 +1,4 @@
-"""Names and description of what a dataset folder holds; see `dso_jax.store`."""
+"""Names and description of what a dataset folder holds; see `dso_jax.dataset.store`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dso_jax.dataset.samples import SCHEMA
 from dso_jax.errors import UsageError
-from dso_jax.samples import SCHEMA
 
 FORMAT = "dso-jax-dataset-1"
 META = "meta.json"

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dso_jax.dso_folder import ObjectFiles
+from dso_jax.dso_folder.layout import ObjectFiles
 from dso_jax.errors import UsageError
 
 STABLE_BELOW = 20.0  # degrees

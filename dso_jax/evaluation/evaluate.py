@@ -10,10 +10,10 @@ from jaxtyping import Bool
 from scipy import ndimage
 
 import sim_mjx
-from dso_jax import generate
+from dso_jax.generation import generate
+from dso_jax.generation.prompts import Prompts
 from dso_jax.models import LoRAConfig
 from dso_jax.pretrained import Base
-from dso_jax.prompts import Prompts
 from dso_jax.sampler import SamplerConfig
 from sim_mjx.occupancy import fill_interior
 

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dso_jax.dataset_layout import CALLER_COLUMNS, read_meta
-from dso_jax.dso_folder import ORIGIN, ObjectFiles, folder_name
-from dso_jax.dso_folder_labels import STABLE_BELOW, Label, angles_of
-from dso_jax.samples import SAMPLES, read_samples
+from dso_jax.dataset.layout import CALLER_COLUMNS, read_meta
+from dso_jax.dataset.samples import SAMPLES, read_samples
+from dso_jax.dso_folder.labels import STABLE_BELOW, Label, angles_of
+from dso_jax.dso_folder.layout import ORIGIN, ObjectFiles, folder_name
 from sim_mjx.dso_outputs import float16_angles
 from sim_mjx.protocol import Protocol
 

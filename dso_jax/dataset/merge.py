@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from dso_jax.dataset_layout import CALLER_COLUMNS, KEY, NO_CONDITION, kinds, read_meta
-from dso_jax.dataset_writer import DatasetWriter
+from dso_jax.dataset.layout import CALLER_COLUMNS, KEY, NO_CONDITION, kinds, read_meta
+from dso_jax.dataset.store import Dataset
+from dso_jax.dataset.writer import DatasetWriter
 from dso_jax.errors import UsageError
-from dso_jax.store import Dataset
 
 # Without these in common, samples do not belong together: shapes, and who made them.
 _COMMON = ("latent_shape", "condition_shape", "image_shape", "base_sha256")

@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dso_jax.dso_folder import ORIGIN, BadFile, ObjectFiles, read_tensor
-from dso_jax.dso_folder_rows import Origin, Sample
+from dso_jax.dataset.shards import DTYPES
+from dso_jax.dso_folder.layout import ORIGIN, BadFile, ObjectFiles, read_tensor
+from dso_jax.dso_folder.rows import Origin, Sample
 from dso_jax.errors import UsageError
-from dso_jax.shards import DTYPES
 
 SHARD_BYTES = 2**30  # of latents and conditions; a dataset of the paper's size gets 230 shards
 _PROBES = 16  # readable files that vote on shape and type

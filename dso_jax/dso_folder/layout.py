@@ -3,7 +3,7 @@
     ROOT/CATEGORY/OBJECT/IMG_cond.pt                (S, D) bf16, condition of image IMG
                          IMG_sparse_sample_EEE.pt   (C, r, r, r) bf16, latent of its sample EEE
                          IMG_EEE.glb                the mesh that DSO made of it
-                         model_info.npz, IMG_angles.npy, available_images.npy: `dso_folder_labels`
+                         model_info.npz, IMG_angles.npy, available_images.npy: `dso_folder.labels`
 
 IMG and EEE have three digits. Our name of the object is CATEGORY/OBJECT, view is IMG, sample is
 EEE. A condition is absent if DSO failed on the image's sample 0. Our exports add `dso-jax/`, a copy

@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Float
 
 import sim_mjx
-from dso_jax import contact_sheet, mesh_export, meshes
-from dso_jax.dso_folder import folder_name
+from dso_jax import mesh_export, meshes
+from dso_jax.dso_folder.layout import folder_name
+from dso_jax.generation import contact_sheet
 from sim_mjx.bodies import BodyError
 
 SHEET = "contact-sheet.png"

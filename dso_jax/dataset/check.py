@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dso_jax.dataset_layout import (
+from dso_jax.dataset.layout import (
     KEY,
     NO_CONDITION,
     ROW_COLUMNS,
@@ -20,9 +20,9 @@ from dso_jax.dataset_layout import (
     row_shape,
     shard_path,
 )
+from dso_jax.dataset.samples import SAMPLES, UNLABELLED, find_parts, read_table
+from dso_jax.dataset.shards import DTYPES, PIXELS, Shard, all_finite
 from dso_jax.errors import UsageError
-from dso_jax.samples import SAMPLES, UNLABELLED, find_parts, read_table
-from dso_jax.shards import DTYPES, PIXELS, Shard, all_finite
 
 _SHOWN = 5  # samples named in a problem; it says how many there are
 

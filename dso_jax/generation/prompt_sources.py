@@ -21,7 +21,7 @@ from jaxtyping import Float, UInt8
 
 from dso_jax import image_files, toybox
 from dso_jax.errors import UsageError
-from dso_jax.prompts import toybox_names, toybox_prompts
+from dso_jax.generation.prompts import toybox_names, toybox_prompts
 
 Pixels = UInt8[np.ndarray, "m h w 3"]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dso_jax.dataset_layout import NO_CONDITION, kinds, read_meta
+from dso_jax.dataset.layout import NO_CONDITION, kinds, read_meta
+from dso_jax.dataset.samples import read_table
 from dso_jax.errors import UsageError
-from dso_jax.samples import read_table
 
 FALLEN = 20  # degrees from where an object counts as fallen
 # Upper edges of the histogram.

@@ -14,11 +14,11 @@ from typing import NamedTuple
 import numpy as np
 
 from dso_jax.atomic import write_text
-from dso_jax.dso_folder import ORIGIN, object_rows, write_tensor
-from dso_jax.dso_folder_labels import STABLE_BELOW, angles_of
+from dso_jax.dataset.samples import SAMPLES, fingerprint, read_samples, write_samples
+from dso_jax.dataset.store import Dataset
+from dso_jax.dso_folder.labels import STABLE_BELOW, angles_of
+from dso_jax.dso_folder.layout import ORIGIN, object_rows, write_tensor
 from dso_jax.errors import UsageError
-from dso_jax.samples import SAMPLES, fingerprint, read_samples, write_samples
-from dso_jax.store import Dataset
 from sim_mjx import dso_outputs
 
 Progress = Callable[[int, int], None]  # samples dealt with, and of how many

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dso_jax.atomic import write_once
-from dso_jax.dataset_layout import (
+from dso_jax.dataset.layout import (
     CALLER_COLUMNS,
     FORMAT,
     KEY,
@@ -21,9 +21,8 @@ from dso_jax.dataset_layout import (
     read_meta,
     shard_path,
 )
-from dso_jax.errors import UsageError
-from dso_jax.folder_lock import SharedLock
-from dso_jax.samples import (
+from dso_jax.dataset.lock import SharedLock
+from dso_jax.dataset.samples import (
     DEFAULTS,
     SAMPLES,
     STATUSES,
@@ -34,7 +33,8 @@ from dso_jax.samples import (
     read_table,
     write_samples,
 )
-from dso_jax.shards import DTYPES, all_finite, write_shard
+from dso_jax.dataset.shards import DTYPES, all_finite, write_shard
+from dso_jax.errors import UsageError
 
 logger = logging.getLogger(__name__)
 

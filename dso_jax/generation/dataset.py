@@ -26,17 +26,17 @@ import numpy as np
 from jaxtyping import Float
 
 import sim_mjx
-from dso_jax import generate_blocks
-from dso_jax.dataset_layout import SHAPES, shard_path
-from dso_jax.dataset_writer import DatasetWriter
+from dso_jax.dataset.layout import SHAPES, shard_path
+from dso_jax.dataset.samples import SCHEMA, read_samples
+from dso_jax.dataset.shards import Shard
+from dso_jax.dataset.writer import DatasetWriter
 from dso_jax.errors import UsageError
-from dso_jax.generate_blocks import Made, Recipe
-from dso_jax.generate_labels import Labelling
-from dso_jax.generate_outputs import Exhibits, write_meshes
-from dso_jax.generator import Generator
-from dso_jax.prompt_sources import Source, fingerprint
-from dso_jax.samples import SCHEMA, read_samples
-from dso_jax.shards import Shard
+from dso_jax.generation import blocks as generate_blocks
+from dso_jax.generation.blocks import Made, Recipe
+from dso_jax.generation.generator import Generator
+from dso_jax.generation.labels import Labelling
+from dso_jax.generation.outputs import Exhibits, write_meshes
+from dso_jax.generation.prompt_sources import Source, fingerprint
 from dso_jax.stopwatch import Stopwatch
 from sim_mjx import engines
 

@@ -16,11 +16,11 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from dso_jax import generate
-from dso_jax.dataset_layout import KEY
-from dso_jax.generator import Generator
-from dso_jax.prompt_sources import Loaded, Source
-from dso_jax.shards import all_finite
+from dso_jax.dataset.layout import KEY
+from dso_jax.dataset.shards import all_finite
+from dso_jax.generation import generate
+from dso_jax.generation.generator import Generator
+from dso_jax.generation.prompt_sources import Loaded, Source
 from dso_jax.stopwatch import Stopwatch
 
 

@@ -17,14 +17,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dso_jax.dataset_layout import NO_CONDITION
-from dso_jax.dataset_writer import DatasetWriter
-from dso_jax.dso_folder import BadFile, find_objects, read_tensor
-from dso_jax.dso_folder_labels import read_labels
-from dso_jax.dso_folder_plan import Group, Layout, find_layouts, missing_files, plan
-from dso_jax.dso_folder_rows import META, Key, Origin, Sample, make_row, source_of, to_columns
+from dso_jax.dataset.layout import NO_CONDITION
+from dso_jax.dataset.shards import all_finite
+from dso_jax.dataset.writer import DatasetWriter
+from dso_jax.dso_folder.labels import read_labels
+from dso_jax.dso_folder.layout import BadFile, find_objects, read_tensor
+from dso_jax.dso_folder.plan import Group, Layout, find_layouts, missing_files, plan
+from dso_jax.dso_folder.rows import META, Key, Origin, Sample, make_row, source_of, to_columns
 from dso_jax.errors import UsageError
-from dso_jax.shards import all_finite
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""The dataset folder: written by any number of processes, read, checked, merged, measured."""

@@ -1,0 +1,1 @@
+"""DSO's own data folders, read and written."""

@@ -1,0 +1,1 @@
+"""Prompts become labelled samples: conditions, latents, occupancy, drops."""
