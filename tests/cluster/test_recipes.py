@@ -39,6 +39,7 @@ def alone(folder: Path) -> list[dict]:
     return pq.read_table(out).to_pylist()
 
 
+@pytest.mark.slow
 def test_an_array_of_two_labels_what_one_process_does(tmp_path):
     meshes(tmp_path / "meshes")
     line = ["label", str(tmp_path / "meshes"), "--out", str(tmp_path / "labels.parquet")]
