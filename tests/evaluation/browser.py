@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,12 @@ OPTIONS = (
     "--headless --no-sandbox --disable-gpu --hide-scrollbars --no-first-run --disable-extensions "
     "--disable-background-networking --disable-component-update --remote-debugging-pipe"
 )
+# A function of ours between fork and exec would fork a process in which JAX has threads.
+PLACE = """import os, sys
+_, requests, answers, *command = sys.argv
+os.dup2(int(requests), 3)
+os.dup2(int(answers), 4)
+os.execv(command[0], command)"""
 
 
 class Page:
@@ -151,14 +158,10 @@ def browser(profile: Path) -> Iterator[Page]:
         os.close(end)
     theirs_in, ours_out, ours_in, theirs_out = ends
 
-    def place() -> None:
-        os.dup2(theirs_in, 3)
-        os.dup2(theirs_out, 4)
-
+    command = [program, *OPTIONS.split(), f"--user-data-dir={profile}"]
     process = subprocess.Popen(
-        [program, *OPTIONS.split(), f"--user-data-dir={profile}"],
-        preexec_fn=place,
-        close_fds=False,
+        [sys.executable, "-c", PLACE, str(theirs_in), str(theirs_out), *command],
+        pass_fds=(theirs_in, theirs_out),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
