@@ -33,12 +33,13 @@ from scipy.spatial import ConvexHull
 
 from sim_mjx import Protocol, RigidBody, concatenate, job, referee, warp_engine
 from sim_mjx.buckets import BUCKETS
-from sim_mjx.drop import Step, cores, drop
+from sim_mjx.drop import Step, drop
 from sim_mjx.engines import resolve
 from sim_mjx.label import expand_paths
 from sim_mjx.meshes import Mesh, body_from_triangles
 from sim_mjx.plan import make_plan
 from sim_mjx.prepare import prepare
+from sim_mjx.sizes import cores
 from sim_mjx.task import Task
 
 UNIQUE = 64  # different solids of a size

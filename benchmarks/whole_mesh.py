@@ -17,10 +17,10 @@ import numpy as np
 from jaxtyping import Float
 
 from sim_mjx.bodies import BodyError
-from sim_mjx.drop import cores
 from sim_mjx.meshes import Mesh, start_vertices
 from sim_mjx.protocol import Protocol
 from sim_mjx.rest import Rest
+from sim_mjx.sizes import cores
 
 PROTOCOL = Protocol()  # how vertices are set upright and scaled
 TIMESTEP, STEPS = 1e-3, 10_000

@@ -20,7 +20,7 @@ import numpy as np
 
 from dso_jax.dataset.store import Dataset
 from dso_jax.errors import UsageError
-from sim_mjx.drop import cores
+from sim_mjx.sizes import cores
 
 T = TypeVar("T")
 THREADS = min(8, cores())  # that read; a batch of the paper's size is 48 reads of 3 MB

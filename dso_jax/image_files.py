@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from dso_jax.background import Remover
 from dso_jax.errors import UsageError
 from dso_jax.images import open_image, prepare
-from sim_mjx.drop import cores
+from sim_mjx.sizes import cores
 
 # What is looked for in folders; a file that is named may have any suffix.
 SUFFIXES = (

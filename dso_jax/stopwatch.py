@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 
-import jax
+from sim_mjx import clock
 
 
 class Stopwatch:
@@ -31,16 +31,9 @@ class Stopwatch:
         finally:
             self.seconds[stage] += time.monotonic() - started
 
-    @contextlib.contextmanager
-    def compilation(self) -> Iterator[None]:
+    def compilation(self) -> contextlib.AbstractContextManager[None]:
         """Listens to JAX."""
+        return clock.compilation(self._compiled)
 
-        def listen(event: str, duration_secs: float, **_) -> None:
-            if event.startswith("/jax/core/compile/"):
-                self.compiling += duration_secs
-
-        jax.monitoring.register_event_duration_secs_listener(listen)
-        try:
-            yield
-        finally:
-            jax.monitoring.unregister_event_duration_listener(listen)
+    def _compiled(self, seconds: float) -> None:
+        self.compiling += seconds

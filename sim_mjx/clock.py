@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 
@@ -26,6 +26,10 @@ class Clock:
     simulating: float = 0.0
     compiling: float = 0.0
     finishing: float = 0.0
+
+    def compiled(self, seconds: float) -> None:
+        """Counts a compilation."""
+        self.compiling += seconds
 
 
 class Occupied:
@@ -51,12 +55,12 @@ class Occupied:
 
 
 @contextlib.contextmanager
-def compilation(clock: Clock) -> Iterator[None]:
-    """Adds to the clock what JAX says of its compilations."""
+def compilation(add: Callable[[float], None]) -> Iterator[None]:
+    """Listens to JAX: `add` gets the seconds of every compilation, of any thread."""
 
     def listen(event: str, duration_secs: float, **_) -> None:
         if event.startswith("/jax/core/compile/"):
-            clock.compiling += duration_secs
+            add(duration_secs)
 
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:

@@ -11,8 +11,6 @@ from sim_mjx.bodies import RigidBody
 from sim_mjx.pool import Device, Step
 from sim_mjx.protocol import Protocol
 from sim_mjx.rest import Rest
-from sim_mjx.rest import known_reasons as known_reasons
-from sim_mjx.sizes import cores as cores
 from sim_mjx.stream import DropStream, Progress
 
 

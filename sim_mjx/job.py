@@ -80,7 +80,7 @@ def run(
         contextlib.closing(_bodies(plan, todo, task, workers, cache)) as prepared,
         concurrent.futures.ThreadPoolExecutor(1, "read") as reader,
         Parts(plan, task, out, strict, report, clock, room) as parts,
-        compilation(clock),
+        compilation(clock.compiled),
         task.engine.stream(task.protocol, drops) as stream,
         _abandoned_at_exit(room),  # first of all, so that no thread goes on for nothing
     ):

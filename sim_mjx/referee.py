@@ -105,19 +105,13 @@ def simulate(
 ) -> tuple[Float[np.ndarray, " 7"], int, bool]:
     """Steps one model to the protocol's end; returns pose, steps and whether it came to rest."""
     data = mujoco.MjData(model)
-    minimum = round(protocol.minimum_time / protocol.timestep)
-    steps, checked = 0, settling.begin((), np)
-    while steps < protocol.steps:
+
+    def advance() -> float:
         mujoco.mj_step(model, data, nstep=protocol.check_steps)
-        steps += protocol.check_steps
-        speed = np.abs(data.qvel).max()
-        footing = speed < protocol.quiet_speed and _has_footing(data, points, depth)
-        checked = settling.check(checked, speed, footing, protocol, np)
-        if protocol.early_stop and settling.at_rest(checked, protocol) and steps >= minimum:
-            break
-        if not np.isfinite(speed):
-            break
-    return data.qpos.copy(), steps, bool(settling.at_rest(checked, protocol))
+        return np.abs(data.qvel).max()
+
+    steps, rested = settling.follow(advance, lambda: _has_footing(data, points, depth), protocol)
+    return data.qpos.copy(), steps, rested
 
 
 def _has_footing(data: mujoco.MjData, points: Float[np.ndarray, "K 3"], depth: float) -> bool:

@@ -20,9 +20,8 @@ from jaxtyping import Float
 
 from sim_mjx import contact, settling, world
 from sim_mjx.bodies import RigidBody
-from sim_mjx.drop import known_reasons
 from sim_mjx.protocol import Protocol
-from sim_mjx.rest import Rest
+from sim_mjx.rest import Rest, known_reasons
 from sim_mjx.rotations import to_matrix
 
 REJECTED = "physx_rejects"
@@ -111,21 +110,15 @@ def _simulate(
     scene: Any, body: Any, points: Float[np.ndarray, "K 3"], depth: float, protocol: Protocol
 ) -> tuple[Float[np.ndarray, " 7"], int, bool]:
     """Steps to the protocol's end; returns pose, steps and whether it came to rest."""
-    minimum = round(protocol.minimum_time / protocol.timestep)
-    steps, checked = 0, settling.begin((), np)
-    while steps < protocol.steps:
+
+    def advance() -> float:
         for _ in range(protocol.check_steps):
             scene.step()
-        steps += protocol.check_steps
-        speed = max(np.abs(body.linear_velocity).max(), np.abs(body.angular_velocity).max())
-        footing = speed < protocol.quiet_speed and _has_footing(body, points, depth)
-        checked = settling.check(checked, speed, footing, protocol, np)
-        if protocol.early_stop and settling.at_rest(checked, protocol) and steps >= minimum:
-            break
-        if not np.isfinite(speed):
-            break
+        return max(np.abs(body.linear_velocity).max(), np.abs(body.angular_velocity).max())
+
+    steps, rested = settling.follow(advance, lambda: _has_footing(body, points, depth), protocol)
     pose = body.entity_pose
-    return np.concatenate([pose.p, pose.q]), steps, bool(settling.at_rest(checked, protocol))
+    return np.concatenate([pose.p, pose.q]), steps, rested
 
 
 def _has_footing(body: Any, points: Float[np.ndarray, "K 3"], depth: float) -> bool:

@@ -7,8 +7,11 @@ meshes one is quiet for a second and lies on its side two seconds later.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from sim_mjx.protocol import Protocol
 
@@ -49,3 +52,30 @@ def check(before: Settling, speed, footing, protocol: Protocol, xp: ModuleType) 
 def at_rest(now: Settling, protocol: Protocol):
     """Whether the object may be let go."""
     return (now.quiet >= protocol.quiet_checks) & (now.growing < protocol.growing_checks)
+
+
+def follow(
+    advance: Callable[[], float], footing: Callable[[], bool], protocol: Protocol
+) -> tuple[int, bool]:
+    """One object from check to check, to its rest or the protocol's end.
+
+    Args:
+        advance: simulates `protocol.check_steps` steps; gives max |velocity|, m/s and rad/s.
+        footing: whether what touches the ground spans an area; asked for what is quiet.
+        protocol: says how long, and what is rest.
+
+    Returns:
+        The steps, and whether it came to rest.
+    """
+    minimum = round(protocol.minimum_time / protocol.timestep)
+    steps, checked = 0, begin((), np)
+    while steps < protocol.steps:
+        speed = advance()
+        steps += protocol.check_steps
+        stands = speed < protocol.quiet_speed and footing()
+        checked = check(checked, speed, stands, protocol, np)
+        if protocol.early_stop and at_rest(checked, protocol) and steps >= minimum:
+            break
+        if not np.isfinite(speed):
+            break
+    return steps, bool(at_rest(checked, protocol))

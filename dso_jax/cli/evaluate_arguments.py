@@ -8,7 +8,7 @@ import pathlib
 import tempfile
 
 from dso_jax.cli.evaluate_help import DESCRIPTION, EPILOG
-from dso_jax.cli.parser import Parser
+from dso_jax.cli.parser import Parser, whole
 from dso_jax.errors import UsageError
 
 PAPER_ANGLES = "0.01,0.02,0.04,0.08"
@@ -48,8 +48,8 @@ def parser() -> argparse.ArgumentParser:
         metavar="RAD,...",
         help=f"survival of perturbed starts; without angles: {PAPER_ANGLES}",
     )
-    add("--starts", type=_whole(1), default=100, metavar="R", help="at each angle; default: 100")
-    add("--seed", type=_whole(0), default=0, help="of starts and surface samples; default: 0")
+    add("--starts", type=whole(1), default=100, metavar="R", help="at each angle; default: 100")
+    add("--seed", type=whole(0), default=0, help="of starts and surface samples; default: 0")
     add("--geometry", choices=("paper", "fine"), default="paper", help="fine: both; see below")
     add(
         "--baselines",
@@ -60,12 +60,12 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--no-shapes", dest="shapes", action="store_false", help="no shape measures, no guards")
     add("--strict", action="store_true", help="write nothing and fail if any file is invalid")
-    add("--workers", type=_whole(0), metavar="N", help="processes that read files; default: cores")
+    add("--workers", type=whole(0), metavar="N", help="processes that read files; default: cores")
     runs = made.add_argument_group("run folders of dso train, and adapters")
     add = runs.add_argument
     add("--checkpoints", metavar="WHICH", help="best, last, all or a step; default: best")
-    add("--objects", type=_whole(1), metavar="N", help="held-out toybox objects; default: 96")
-    add("--samples", type=_whole(1), metavar="N", help="samples of each prompt; default: 4")
+    add("--objects", type=whole(1), metavar="N", help="held-out toybox objects; default: 96")
+    add("--samples", type=whole(1), metavar="N", help="samples of each prompt; default: 4")
     add("--base", metavar="NAME", help="generator; default: the one that the run records")
     add("--images", nargs="+", metavar="GLOB", help="held-out pictures, if it is not the toybox")
     add("--views", action="store_true", help="the pictures of a folder show one object")
@@ -124,13 +124,3 @@ def _angles(text: str) -> list[float]:
     if not all(0 < one <= math.pi for one in found) or len(set(found)) < len(found):
         raise argparse.ArgumentTypeError(f"{text!r}: expected different angles between 0 and pi")
     return sorted(found)
-
-
-def _whole(least: int):
-    def number(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{value}: expected at least {least}")
-        return value
-
-    return number

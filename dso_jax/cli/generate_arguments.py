@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import math
 
 from dso_jax.cli.generate_help import DESCRIPTION, EPILOG
 from dso_jax.cli.label_arguments import shard
-from dso_jax.cli.parser import Parser
+from dso_jax.cli.parser import Parser, number, whole
 from dso_jax.errors import UsageError
 
 BASE = "TRELLIS-image-large"
@@ -34,10 +33,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         if options.store != "conditions":
             raise UsageError("generate: --store: the toybox's conditions are smaller than pictures")
         options.prompts = _toybox_count(options.prompts)
-    try:
-        options.shard = shard(options.shard) or (0, 1)
-    except UsageError as error:
-        raise UsageError(str(error).replace("label:", "generate:", 1)) from None
+    options.shard = shard(options.shard, "generate") or (0, 1)
     return options
 
 
@@ -113,24 +109,3 @@ def _parser() -> argparse.ArgumentParser:
     add("--strict", action="store_true", help="stop at the first picture that cannot be used")
     add("--timings", metavar="FILE", help="write where the time went, as JSON")
     return made
-
-
-def whole(least: int):
-    """A parser of whole numbers from `least` on."""
-
-    def parse_number(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{value}: expected at least {least}")
-        return value
-
-    parse_number.__name__ = "whole number"
-    return parse_number
-
-
-def number(text: str) -> float:
-    """A finite number."""
-    value = float(text)
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text}: expected a number")
-    return value

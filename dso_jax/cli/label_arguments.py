@@ -8,7 +8,7 @@ import pathlib
 import tempfile
 
 from dso_jax.cli.label_help import DESCRIPTION, EPILOG
-from dso_jax.cli.parser import Parser
+from dso_jax.cli.parser import Parser, whole
 from dso_jax.errors import UsageError
 
 # Where launchers say which of how many processes this one is, most specific first.
@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
         help="where bodies are made: whole hulls by the host, or support points by JAX",
     )
     add("--cache", metavar="DIR", help="keep prepared bodies there, for another protocol or engine")
-    add("--block", type=_positive, metavar="N", help="files whose rows are written at once")
+    add("--block", type=whole(1), metavar="N", help="files whose rows are written at once")
     add(
         "--no-adjudicate",
         dest="adjudicate",
@@ -70,15 +70,8 @@ def _count(text: str) -> int:
     return value
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value}: expected at least 1")
-    return value
-
-
-def shard(text: str | None) -> tuple[int, int] | None:
-    """`i/n` as numbers; `auto` asks the launcher of the processes."""
+def shard(text: str | None, command: str = "label") -> tuple[int, int] | None:
+    """`i/n` as numbers; `auto` asks the launcher of the processes. Messages name the command."""
     if text is None:
         return None
     if text == "auto":
@@ -89,13 +82,13 @@ def shard(text: str | None) -> tuple[int, int] | None:
                 break
         else:
             known = ", ".join(index for index, _ in LAUNCHERS)
-            raise UsageError(f"label: --shard auto: no launcher found (none of {known} is set)")
+            raise UsageError(f"{command}: --shard auto: no launcher found (none of {known} is set)")
     try:
         index, count = map(int, text.split("/"))
     except ValueError:
-        raise UsageError(f"label: --shard {text}: expected I/N such as 0/4, or auto") from None
+        raise UsageError(f"{command}: --shard {text}: expected I/N such as 0/4, or auto") from None
     if not 0 <= index < count:
-        raise UsageError(f"label: --shard {text}: expected 0 <= I < N")
+        raise UsageError(f"{command}: --shard {text}: expected 0 <= I < N")
     return index, count
 
 

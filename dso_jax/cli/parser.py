@@ -1,8 +1,10 @@
-"""The argument parser of the commands: a mistake is one line and exit code 2."""
+"""The argument parser of the commands and its numbers: a mistake is one line and exit code 2."""
 
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Callable
 from typing import NoReturn
 
 from dso_jax.errors import UsageError
@@ -22,3 +24,24 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises UsageError with the command's name and where to read on."""
         raise UsageError(f"{self.prog.removeprefix('dso ')}: {message} (see {self.prog} --help)")
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """A parser of whole numbers from `least` on."""
+
+    def parse_number(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{value}: expected at least {least}")
+        return value
+
+    parse_number.__name__ = "whole number"
+    return parse_number
+
+
+def number(text: str) -> float:
+    """A finite number."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text}: expected a number")
+    return value

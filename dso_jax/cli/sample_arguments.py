@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import math
 
-from dso_jax.cli.parser import Parser
+from dso_jax.cli.parser import Parser, number, whole
 from dso_jax.errors import UsageError
 
 BASE = "TRELLIS-image-large"
@@ -87,10 +86,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="of backgrounds: a U2-Net .onnx file, or rembg (default: rembg if it is installed)",
     )
-    add("--seed", type=_whole(0), default=0, metavar="S", help="of the noise (default: 0)")
-    add("--best-of", type=_whole(1), default=1, metavar="N", help="samples to draw (default: 1)")
-    add("--steps", type=_whole(1), metavar="N", help="of the sampler (default: the generator's)")
-    add("--guidance", type=_number, metavar="W", help="weight (default: the generator's)")
+    add("--seed", type=whole(0), default=0, metavar="S", help="of the noise (default: 0)")
+    add("--best-of", type=whole(1), default=1, metavar="N", help="samples to draw (default: 1)")
+    add("--steps", type=whole(1), metavar="N", help="of the sampler (default: the generator's)")
+    add("--guidance", type=number, metavar="W", help="weight (default: the generator's)")
     add(
         "--protocol",
         default="dso-eval",
@@ -107,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--up", choices=("y", "z"), help="up axis of the file (default: by format)")
     add(
         "--smooth",
-        type=_whole(0),
+        type=whole(0),
         default=0,
         metavar="N",
         help="rounds of smoothing, 5 take the steps of the voxels away; soles stay flat. The label "
@@ -123,25 +122,8 @@ def _parser() -> argparse.ArgumentParser:
     return made
 
 
-def _whole(least: int):
-    def number(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{value}: expected at least {least}")
-        return value
-
-    return number
-
-
-def _number(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text}: expected a number")
-    return value
-
-
 def _positive(text: str) -> float:
-    value = _number(text)
+    value = number(text)
     if value <= 0:
         raise argparse.ArgumentTypeError(f"{text}: expected more than zero")
     return value

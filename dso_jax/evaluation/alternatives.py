@@ -40,32 +40,24 @@ def tables(
         columns: of the evaluation.
         truths: what each mesh should look like. If that is known of none, distances are to the
             mesh itself: what the change costs.
-        task: how the changed meshes are dropped.
+        task: how the changed meshes are dropped; they are not perturbed.
         config: of the distances.
         bench: where it is done.
     """
-    if f"{BEFORE}path" not in columns:
-        return _tables(names, columns, truths, task, config, bench)
-    rows = np.flatnonzero(columns[f"{BEFORE}path"] != "")
-    subject = {name: values[rows] for name, values in summary.before_columns(columns).items()}
-    found = _tables(names, subject, [truths[row] for row in rows.tolist()], task, config, bench)
-    return found | {AFTER: summary.table(columns)}
-
-
-def _tables(
-    names: Sequence[str],
-    columns: Columns,
-    truths: Sequence[pathlib.Path | None],
-    task: Drops,
-    config: GeometryConfig,
-    bench: Bench,
-) -> dict[str, Any]:
+    after = None
+    if f"{BEFORE}path" in columns:
+        after = summary.table(columns)
+        rows = np.flatnonzero(columns[f"{BEFORE}path"] != "")
+        truths = [truths[row] for row in rows.tolist()]
+        earlier = summary.before_columns(columns)
+        columns = {name: values[rows] for name, values in earlier.items()}
     paths = [pathlib.Path(path) for path in columns["path"]]
     first = dict(columns)
     if not any(truths):
         truths = list(paths)
         first |= distances.columns(paths, truths, config, bench, "geometry of originals")
     found: dict[str, Any] = {AS_IS: summary.table(first)}
+    upright = dataclasses.replace(task, perturbations=())
     # The changed meshes are written z up.
     turned = dataclasses.replace(config, generated_up="z")
     for name in names:
@@ -73,7 +65,7 @@ def _tables(
             found |= best.tables(first)
             continue
         changed, reasons = bench.alter(name, paths, config.generated_up)
-        dropped = bench.drop(changed, task, f"drop {name}")
+        dropped = bench.drop(changed, upright, f"drop {name}")
         dropped["reason"] = np.where(reasons == "", dropped["reason"], reasons)
         given = [None if why else path for path, why in zip(changed, reasons, strict=True)]
         dropped |= distances.columns(given, truths, turned, bench, f"geometry {name}")
@@ -81,4 +73,4 @@ def _tables(
         invalid = dropped["status"] == "invalid"
         why = collections.Counter(dropped["reason"][invalid]).most_common()
         found[name] = {**summary.table(dropped), "reasons": dict(why)}
-    return found
+    return found if after is None else found | {AFTER: after}

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from dso_jax.evaluation.labels import SURVIVAL
 from dso_jax.evaluation.parts import Columns
 from sim_mjx import margin, perturb
 from sim_mjx.bodies import RigidBody, concatenate
@@ -98,7 +99,7 @@ def buckets(prepared: Sequence[Prepared]) -> list[Bucket]:
 
 def survival_column(theta: float) -> str:
     """The name of the column of an angle."""
-    return f"survival_{theta:g}"
+    return f"{SURVIVAL}{theta:g}"
 
 
 def empty(count: int, perturbations: Sequence[Perturbation]) -> Columns:

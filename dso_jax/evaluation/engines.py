@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import importlib.util
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,16 +58,25 @@ def _sapien() -> Engine:
     return Engine(SAPIEN, f"{version} physx", "cpu", engines.CPU_BLOCK, True, sapien_engine.drop)
 
 
-def table(task: Drops, first: Columns, other: Columns) -> dict[str, Any]:
-    """What is reported of another engine.
+def tables(
+    names: Sequence[str], protocol: Protocol, first: Columns, drop: Callable[[str, Drops], Columns]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What is reported of other engines: a table of each, and its tilts.
 
     Args:
-        task: how it dropped.
+        names: of `NAMES`.
+        protocol: of the evaluation.
         first: of the evaluation.
-        other: its own status, stable and tilt_deg.
+        drop: a name and how it drops -> its own status, stable and tilt_deg.
     """
-    record = {**task.engine.record(), "protocol": task.protocol.hash()}
-    return record | compare(first, other, first["path"], first["object"])
+    found, tilts = {}, {}
+    for name in names:
+        how = task(name, protocol)
+        other = drop(name, how)
+        record = {**how.engine.record(), "protocol": how.protocol.hash()}
+        found[name] = record | compare(first, other, first["path"], first["object"])
+        tilts[name] = other["tilt_deg"]
+    return found, tilts
 
 
 def compare(

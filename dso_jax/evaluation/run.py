@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -87,13 +86,17 @@ def evaluate(
         columns |= {f"{BEFORE}{name}": values for name, values in earlier.items()}
     tables, curves = tabulate(columns, settings)
     if settings.baselines:
-        upright = dataclasses.replace(settings.drops, perturbations=())
         tables["baselines"] = alternatives.tables(
-            settings.baselines, columns, truths, upright, settings.geometry, bench
+            settings.baselines, columns, truths, settings.drops, settings.geometry, bench
         )
     tilts = {}
     if settings.others:
-        tables["engines"], tilts = _engines(after, columns, settings, bench)
+        tables["engines"], tilts = engines.tables(
+            settings.others,
+            settings.drops.protocol,
+            columns,
+            lambda name, task: bench.drop(after, task, f"drop in {name}"),
+        )
     return Result(record, columns, poses, tables, curves, tilts, before_poses)
 
 
@@ -142,15 +145,3 @@ def _taken(found: Columns, rows: Sequence[int]) -> Columns:
             chosen[index < 0] = "invalid" if name == "status" else ""
         columns[name] = chosen
     return columns
-
-
-def _engines(
-    paths: Sequence[pathlib.Path], columns: Columns, settings: Settings, bench: Bench
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    tables, tilts = {}, {}
-    for name in settings.others:
-        task = engines.task(name, settings.drops.protocol)
-        found = bench.drop(paths, task, f"drop in {name}")
-        tables[name] = engines.table(task, columns, found)
-        tilts[name] = found["tilt_deg"]
-    return tables, tilts

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from dso_jax.evaluation.intervals import Bootstrap
+from dso_jax.evaluation.labels import SURVIVAL
 from dso_jax.evaluation.parts import Columns
 from dso_jax.evaluation.result import BEFORE
 from dso_jax.statistics import Interval
@@ -20,7 +21,6 @@ MEANS = (
     *("plate", "footprint", "volume", "height", "watertight"),
 )
 MEDIANS = ("tilt_deg", "rotation_deg")
-SURVIVAL = "survival_"
 Table = dict[str, dict[str, float]]
 
 

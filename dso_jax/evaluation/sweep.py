@@ -85,13 +85,17 @@ def evaluate(
                                        list(summaries["checkpoints"].values()))  # fmt: skip
     each = [truth for truth in truths for _ in range(sweep.count)]
     if settings.baselines:
-        upright = dataclasses.replace(settings.drops, perturbations=())
         summaries["baselines"] = alternatives.tables(
-            settings.baselines, columns, each, upright, settings.geometry, bench
+            settings.baselines, columns, each, settings.drops, settings.geometry, bench
         )
     tilts = {}
     if settings.others:
-        summaries["engines"], tilts = _engines(columns, settings)
+        summaries["engines"], tilts = engines.tables(
+            settings.others,
+            settings.drops.protocol,
+            columns,
+            lambda name, _: {c: columns[OTHER.format(name, c)] for c in samples.OTHER_COLUMNS},
+        )
     poses, before_poses = columns.pop("pose"), columns.pop(f"{BEFORE}pose")
     inner = [OTHER.format(name, c) for name in settings.others for c in samples.OTHER_COLUMNS]
     inner += [f"{BEFORE}{name}" for name in inner]
@@ -155,13 +159,3 @@ def _curve(steps: Sequence[int | None], tables: Sequence[summary.Table]) -> dict
             curve[f"{name}_low"] = [table[name]["low"] for table in tables]
             curve[f"{name}_high"] = [table[name]["high"] for table in tables]
     return curve
-
-
-def _engines(columns: Columns, settings: Settings) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    tables, tilts = {}, {}
-    for name in settings.others:
-        task = engines.task(name, settings.drops.protocol)
-        other = {c: columns[OTHER.format(name, c)] for c in samples.OTHER_COLUMNS}
-        tables[name] = engines.table(task, columns, other)
-        tilts[name] = other["tilt_deg"]
-    return tables, tilts

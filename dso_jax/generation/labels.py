@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Float
 
 import sim_mjx
-from sim_mjx.drop import cores
 from sim_mjx.margin import static_margin_deg
+from sim_mjx.sizes import cores
 from sim_mjx.stream import DropStream
 
 _MAKERS = 4  # threads at most: a body of 64^3 voxels takes 13 ms
