@@ -46,7 +46,8 @@ def test_has_no_matrix_products(contact_rule):
     body = jax.tree.map(jnp.asarray, world.simulation_body(shapes.leaning(0.5), protocol))
     slots = pool.empty(2, body)
     program = jax.make_jaxpr(functools.partial(pool.advance, protocol, "slim"))(slots)
-    assert "while" in str(program)
+    # Solver loops that end early are a `while`; of a fixed number of rounds, as on a GPU, a `scan`.
+    assert "while" in str(program) or "scan" in str(program)
     assert "dot_general" not in str(program)
 
 

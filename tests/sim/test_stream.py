@@ -7,6 +7,7 @@ import threading
 import time
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -123,7 +124,10 @@ def test_put_waits_while_many_wait(small, monkeypatch):
     monkeypatch.setattr(sizes, "WAITING", 1)
     begun, ended = 0, [0]
     note = lambda count: ended.__setitem__(0, ended[0] + count)  # noqa: E731
-    with DropStream(shapes.FAST, threads=1, progress=note) as stream:
+    with DropStream(
+        shapes.FAST, threads=1, progress=note, slots=32, devices=jax.devices()[:1]
+    ) as stream:
+        stream._ahead, stream._depth = 0, 1  # as on a CPU
         for begin in range(0, 1400, 70):
             stream.put(small[np.arange(begin, begin + 70) % COUNT])
             begun += 70
