@@ -63,7 +63,7 @@ class Case:
 
 def every() -> list[Case]:
     """All cases: ceilings first, then the comparisons, then how they grow."""
-    cases = [*ceilings(), *steps(), *forwards(), *growth(), *host()]
+    cases = [*ceilings(), *steps(), *profiles(), *forwards(), *growth(), *host()]
     assert len({case.name for case in cases}) == len(cases)
     return cases
 
@@ -93,6 +93,13 @@ def steps() -> Iterator[Case]:
     # The rival with more time to compile.
     options |= {"mode": "compile-max"}
     yield Case(f"step-dro/b{USUAL}/torch-compile-max", "torch_side:step", options)
+
+
+def profiles() -> Iterator[Case]:
+    """Steps taken apart by kinds of kernels."""
+    for way in ("attention", "products", "products-unroll24", "none-unroll24"):
+        options = {"objective": "dro", "samples": USUAL} | WAYS[way]
+        yield Case(f"profile-dro/b{USUAL}/jax-{way}", "jax_side:profile", options)
 
 
 def torch_steps(group: str, options: dict[str, Any]) -> Iterator[Case]:

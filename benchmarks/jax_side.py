@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import measure
+from benchmarks import kernel_profile, measure
 from benchmarks.measure import GIB, SIZES, Run, Size
 from dso_jax.config import Config, SystemConfig, TrainConfig
 from dso_jax.models import apply_flow, attention, flow_context, init_flow, lora
@@ -46,7 +46,9 @@ class Model(NamedTuple):
     weights: policy.Weights
 
 
-def build(size: Size, objective: str, samples: int, system: dict[str, Any]) -> Model:
+def build(
+    size: Size, objective: str, samples: int, system: dict[str, Any], *, real: bool = True
+) -> Model:
     """A model in bf16 on the first device.
 
     Args:
@@ -54,6 +56,7 @@ def build(size: Size, objective: str, samples: int, system: dict[str, Any]) -> M
         objective: sft, dro or dpo.
         samples: latents that pass through the policy in a step.
         system: fields of `SystemConfig` that differ from the defaults, and `accumulation`.
+        real: False leaves it at the shapes of its arrays.
     """
     system = dict(system)
     parts_of_a_step = system.pop("accumulation", 1)
@@ -73,6 +76,8 @@ def build(size: Size, objective: str, samples: int, system: dict[str, Any]) -> M
         return init_state(trainable, make_optimizer(config.optim)), weights
 
     state, weights = jax.eval_shape(parts, jax.random.key(0))
+    if not real:
+        return Model(config, made[0], state, weights)
     state, weights = state._replace(trainable=fill(state.trainable)), fill(weights)
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state)
     state = jax.device_put(zeros._replace(trainable=state.trainable))
@@ -82,25 +87,29 @@ def build(size: Size, objective: str, samples: int, system: dict[str, Any]) -> M
 def fill(shapes: Any) -> Any:
     """Random weights of these shapes, in numpy, which compiles nothing.
 
-    No leaf is zero, and activations keep their scale: a matrix unit runs faster on zeros.
+    No leaf is zero, and activations keep their scale: a matrix unit runs faster on zeros. Large
+    leaves repeat the same draws after 16 M numbers, each from a place of its own.
     """
     rng = np.random.default_rng(0)
+    pool = rng.standard_normal(2**24, np.float32)
 
     def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
         name = getattr(path[-1], "key", "")
-        values = rng.standard_normal(leaf.shape, np.float32)
+        values = np.roll(pool, rng.integers(len(pool)))[: leaf.size]
         if name in ("scale", "gamma"):
             values = 1 + 0.1 * values
         else:
             values *= 0.1 if name in ("bias", "pos_emb") else leaf.shape[-2] ** -0.5
-        return values.astype(leaf.dtype)
+        return np.resize(values.astype(leaf.dtype), leaf.shape)
 
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-def make(size: Size, objective: str, samples: int, system: dict[str, Any]) -> tuple[Any, tuple]:
+def make(
+    size: Size, objective: str, samples: int, system: dict[str, Any], *, real: bool = True
+) -> tuple[Any, tuple]:
     """The jitted training step and the arrays for it; arguments as those of `build`."""
-    model = build(size, objective, samples, system)
+    model = build(size, objective, samples, system, real=real)
     config, pairs = model.config, model.config.train.batch_size
     win, cond = inputs(size, pairs, seed=1)
     lose, _ = inputs(size, pairs, seed=2)
@@ -129,20 +138,23 @@ def step(run: Run, objective: str, samples: int, grid: int | None = None, **syst
     size = SIZES[run.size] if grid is None else SIZES[run.size].with_grid(grid)
     # The products that the derivative needs, with nothing computed twice, and those of this step.
     plain = system | {"remat": "none", "attention": "xla"}
-    needed = _count(*make(size, objective, samples, plain))
+    needed = _count(*make(size, objective, samples, plain, real=False))
     function, arguments = make(size, objective, samples, system)
     executed = flops.count(function, *arguments)
-    compiled, figures = _compile(function, arguments, system.get("xla", ()))
-    held = list(arguments)
-    del arguments  # the state is donated
-
-    def call() -> None:
-        held[0], stats = compiled(*held)
-        jax.block_until_ready(stats)
-
+    call, figures = _stepper(function, arguments, system)
     figures |= measure.timed(call, run.repeats)
     figures["samples_per_s"] = samples / figures["ms"] * 1e3
     return measure.rates(figures | _peak(), needed=needed, executed=executed)
+
+
+def profile(run: Run, objective: str, samples: int, **system: Any) -> dict:
+    """A training step by kinds of kernels; see kernel_profile.py."""
+    function, arguments = make(SIZES[run.size], objective, samples, system)
+    call, figures = _stepper(function, arguments, system)
+    figures |= measure.timed(call, run.repeats)
+    figures |= kernel_profile.summary(kernel_profile.kernel_times(call, 3))
+    figures["idle ms"] = figures["ms"] - sum(figures[f"{kind} ms"] for kind in kernel_profile.KINDS)
+    return figures
 
 
 def velocity(run: Run, samples: int, adapter: bool, **system: Any) -> dict:
@@ -215,6 +227,20 @@ def attend(run: Run, samples: int, cross: bool, backward: bool) -> dict:
     return measure.rates(figures, executed=(2 + 5 * backward) * product) | {"backend": backend}
 
 
+def _stepper(
+    function: Any, arguments: tuple, system: dict[str, Any]
+) -> tuple[Callable[[], None], dict[str, Any]]:
+    """What makes one step after the other, and what compiling it gave."""
+    compiled, figures = _compile(function, arguments, system.get("xla", ()))
+    held = list(arguments)  # the state is donated
+
+    def call() -> None:
+        held[0], stats = compiled(*held)
+        jax.block_until_ready(stats)
+
+    return call, figures
+
+
 def _velocity(
     size: Size, samples: int, adapter: bool, system: dict[str, Any]
 ) -> tuple[Callable[..., jax.Array], tuple]:
@@ -240,13 +266,17 @@ def _mesh() -> jax.sharding.Mesh:
 def _compile(
     function: Any, arguments: tuple, options: Sequence[str] = ()
 ) -> tuple[Any, dict[str, Any]]:
-    start = time.perf_counter()
     chosen = dict(option.split("=", 1) for option in options)  # as `system.xla`
     truth = {
         name: {"true": True, "false": False}.get(value, value) for name, value in chosen.items()
     }
-    compiled = function.lower(*arguments).compile(truth)
-    figures: dict[str, Any] = {"compile_s": time.perf_counter() - start}
+    start = time.perf_counter()
+    lowered = function.lower(*arguments)
+    figures: dict[str, Any] = {"trace_s": time.perf_counter() - start}
+    with measure.beside_others():
+        start = time.perf_counter()
+        compiled = lowered.compile(truth)
+        figures["compile_s"] = time.perf_counter() - start
     found = compiled.memory_analysis()
     need = found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
     figures["compiler_gib"] = (need - found.alias_size_in_bytes) / GIB

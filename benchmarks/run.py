@@ -8,7 +8,8 @@
 
 Each case has a process of its own, so that it starts with an empty device and that two CUDA
 runtimes never meet. Each finished case is appended to the file, and is skipped the next time, so a
-long list can be run in pieces; one that does not fit the device is recorded as that. Times are
+long list can be run in pieces; one that does not fit the device is recorded as that. With --jobs
+several compile side by side, and one at a time measures while the others wait. Times are
 medians of synchronised calls after two to warm up, with the least and the most; compilation stands
 apart. `peak_gib` is what the allocator saw, `compiler_gib` what XLA planned. Operations are those
 of matrix products: `needed` by the derivative, or `executed`, with whatever is computed twice.
@@ -27,7 +28,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.cases import Case, every  # noqa: E402
 from benchmarks.table import table  # noqa: E402
 
+TURN = "BENCHMARK_TURN"  # as in measure.py, which imports what may be absent here
 OUT_OF_MEMORY = re.compile(r"RESOURCE_EXHAUSTED|OutOfMemory|out of memory", re.IGNORECASE)
 # Most of the card for one process; the default pool is three quarters.
 MEMORY = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95"}
@@ -72,21 +75,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     size = "small" if options.small else "full"
     records = _read(options.out)
     done = {record["name"] for record in records if record["size"] == size}
+    todo = [case for case in cases if case.name not in done]
+    if len(todo) < len(cases):
+        print(f"{len(cases) - len(todo)} of {len(cases)} cases are in {options.out}", flush=True)
     failed = 0
-    for number, case in enumerate(cases, 1):
-        head = f"[{number}/{len(cases)}] {case.name}"
-        if case.name in done:
-            print(f"{head}: already in {options.out}", flush=True)
-            continue
-        print(head, flush=True)
-        try:
-            here = options.small and not options.apart
-            figures = measure(case, options) if here else _apart(case, options)
-        except Skipped as reason:
+    for number, (case, figures) in enumerate(_all(todo, options), 1):
+        print(f"[{number}/{len(todo)}] {case.name}", flush=True)
+        if isinstance(figures, Skipped):
             failed += 1
-            print(f"  skipped: {reason}", flush=True)
+            print(f"  skipped: {figures}", flush=True)
             continue
-        record = _record(case, size, figures)
+        record = _record(case, size, options.jobs, figures)
         for metric, value in figures.items():
             if not isinstance(value, list | dict):
                 print(f"{case.name}.{metric} {value}", flush=True)
@@ -108,6 +107,28 @@ def measure(case: Case, options: argparse.Namespace) -> dict[str, Any]:
         raise Skipped(f"no module named {error.name} here") from None
     run = Run("small" if options.small else "full", options.repeats)
     return side.describe() | getattr(side, function)(run, **case.options)
+
+
+def _all(
+    cases: Sequence[Case], options: argparse.Namespace
+) -> Iterator[tuple[Case, dict[str, Any] | Skipped]]:
+    """Each case with its figures or why it has none, as they finish."""
+
+    def attempt(case: Case) -> dict[str, Any] | Skipped:
+        try:
+            here = options.small and not options.apart
+            return measure(case, options) if here else _apart(case, options)
+        except Skipped as reason:
+            return reason
+
+    if options.jobs == 1:
+        yield from ((case, attempt(case)) for case in cases)
+        return
+    with tempfile.NamedTemporaryFile() as turn, ThreadPoolExecutor(options.jobs) as pool:
+        os.environ |= {TURN: turn.name, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        running = {pool.submit(attempt, case): case for case in cases}
+        for done in as_completed(running):
+            yield running[done], done.result()
 
 
 def _apart(case: Case, options: argparse.Namespace) -> dict[str, Any]:
@@ -134,12 +155,13 @@ def _apart(case: Case, options: argparse.Namespace) -> dict[str, Any]:
     raise Skipped(said.splitlines()[-1] if said else f"exit code {code}")
 
 
-def _record(case: Case, size: str, figures: dict[str, Any]) -> dict[str, Any]:
+def _record(case: Case, size: str, jobs: int, figures: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": case.name,
         "size": size,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "cores": os.cpu_count(),
+        "jobs": jobs,
         "case": {k: v for k, v in dataclasses.asdict(case).items() if k != "name"},
         **figures,
     }
@@ -170,6 +192,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--small", action="store_true", help="a tiny network, in this process: does it run?")
     add("--apart", action="store_true", help="with --small: processes as without it")
     add("--repeats", type=int, default=10, help="timed calls of a case (default: 10)")
+    add("--jobs", type=int, default=1, help="cases that compile at once (default: 1)")
     add("--limit", type=float, default=900, metavar="S", help="seconds a case may take")
     add("--list", action="store_true", help="print the names of the cases and leave")
     add("--show", type=Path, metavar="JSON", help="print the table of a file and leave")

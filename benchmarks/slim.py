@@ -1,4 +1,4 @@
-"""Steps a second of the slim step, stock MJX and mujoco_warp, over batch and hull size.
+"""Steps a second of the slim step, stock MJX, mujoco_warp and C, over batch and hull size.
 
     python benchmarks/run.py -f '^steps' --out steps.json            1k ... 131k worlds
     python benchmarks/run.py -f '^steps/1024w-64p/slim' --repeats 2  seconds, on a CPU
@@ -7,11 +7,13 @@ Each world drops one of the committed meshes of that hull size from a few millim
 turning a little, so that flying, rocking and resting bodies are all there. A chunk is 100 steps of
 1 ms in one program; compile time stands apart, the first chunk is a warm-up, and the figure is the
 median of the others. Arithmetic is float32 throughout; mujoco_warp (where it is installed) steps
-the same bodies from the same states, all solver iterations each step.
+the same bodies from the same states, all solver iterations each step. C MuJoCo, in float64 and with
+its own solver's iterations, steps as many of these worlds as keep all cores busy.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
 import time
 from collections.abc import Callable
@@ -20,13 +22,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import mujoco
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from benchmarks import measure
 from benchmarks.measure import GIB, Run
-from sim_mjx import Protocol, RigidBody, concatenate, slim, world
+from sim_mjx import Protocol, RigidBody, concatenate, referee, slim, world
 from sim_mjx.meshes import body_from_mesh
+from sim_mjx.sizes import cores
 
 STEPS = 100
 MESHES = Path(__file__).resolve().parent.parent / "tests" / "data" / "meshes"
@@ -37,7 +41,8 @@ MJX = {
     "slim": functools.partial(slim.simulate, early=False),
     "slim-early": functools.partial(slim.simulate, early=True),
 }
-WARP = "warp"
+WARP, C = "warp", "c"
+C_WORLDS = 64  # a core: 20 ms of work between two waits
 PACKAGES = ("jax", "mujoco", "mujoco-mjx", "mujoco-warp", "warp-lang")
 
 
@@ -65,15 +70,20 @@ def describe() -> dict[str, Any]:
 def steps(run: Run, engine: str, worlds: int, points: int) -> dict[str, Any]:
     """Compiles and times chunks of 100 steps of every world."""
     protocol = Protocol.preset("dso-eval")
+    worlds = min(worlds, C_WORLDS * cores()) if engine == C else worlds
     worlds = worlds if run.size == "full" else 2
-    build = warp_engine_of if engine == WARP else functools.partial(mjx_engine_of, engine)
-    ready = build(meshes(points, protocol), worlds, protocol)
+    build = {WARP: warp_engine_of, C: c_engine_of}.get(engine)
+    with measure.beside_others():
+        build = build or functools.partial(mjx_engine_of, engine)
+        ready = build(meshes(points, protocol), worlds, protocol)
     figures = measure.timed(ready.chunk, run.repeats)
     poses = ready.poses()
     if not np.isfinite(poses).all():
         raise SystemExit("a state is not finite")
-    peak = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    peak = None if engine == C else (jax.local_devices()[0].memory_stats() or {})
+    peak = (peak or {}).get("peak_bytes_in_use")
     return figures | {
+        "worlds": worlds,
         "steps_per_s": round(worlds * STEPS / figures["ms"] * 1e3),
         "trace_s": round(ready.trace_s, 2),
         "compile_s": round(ready.compile_s, 2),
@@ -85,7 +95,8 @@ def steps(run: Run, engine: str, worlds: int, points: int) -> dict[str, Any]:
 def mjx_engine_of(name: str, bodies: RigidBody, worlds: int, protocol: Protocol) -> Engine:
     """A step of ours, `STEPS` times in one program."""
     chosen, start = scene(bodies, worlds)
-    body = jax.device_put(world.simulation_body(chosen, protocol))
+    different = world.simulation_body(bodies, protocol)
+    body = jax.tree.map(lambda leaf: jnp.take(jnp.asarray(leaf), chosen, axis=0), different)
     held = [world.State(*(jnp.asarray(part, jnp.float32) for part in start))]
     simulate = functools.partial(MJX[name], protocol)
     begun = time.perf_counter()
@@ -100,6 +111,31 @@ def mjx_engine_of(name: str, bodies: RigidBody, worlds: int, protocol: Protocol)
     return Engine(chunk, lambda: np.asarray(held[0].qpos), traced - begun, ready - traced)
 
 
+def c_engine_of(bodies: RigidBody, worlds: int, protocol: Protocol) -> Engine:
+    """C MuJoCo on all cores, as the engine `mujoco` runs it."""
+    chosen, (pose, speed, _) = scene(bodies, worlds)
+    points, place = bodies.body_points(), world.start_position(bodies)
+    begun = time.perf_counter()
+    models = [
+        referee.compile_model(bodies, points[i], i, place[i], protocol) for i in range(len(bodies))
+    ]
+    model = [models[i] for i in chosen]
+    data = [mujoco.MjData(one) for one in model]  # pyright: ignore[reportAttributeAccessIssue]
+    for i, one in enumerate(data):
+        one.qpos[:], one.qvel[:] = pose[i], speed[i]
+    ready = time.perf_counter()
+    pool = concurrent.futures.ThreadPoolExecutor(cores())
+
+    def advance(i: int) -> None:
+        mujoco.mj_step(model[i], data[i], nstep=STEPS)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def chunk() -> None:
+        for _ in pool.map(advance, range(worlds)):
+            pass
+
+    return Engine(chunk, lambda: np.stack([one.qpos for one in data]), 0.0, ready - begun)
+
+
 def warp_engine_of(bodies: RigidBody, worlds: int, protocol: Protocol) -> Engine:
     """mujoco_warp; on a GPU a chunk is one captured graph."""
     import warp  # pyright: ignore[reportMissingImports]
@@ -108,8 +144,8 @@ def warp_engine_of(bodies: RigidBody, worlds: int, protocol: Protocol) -> Engine
 
     begun = time.perf_counter()
     batch = warp_engine._Chunk(bodies, protocol, worlds)  # what its drop runs on
-    batch._load(np.arange(worlds) % len(bodies), np.arange(worlds))
-    _, start = scene(bodies, worlds)
+    chosen, start = scene(bodies, worlds)
+    batch._load(chosen, np.arange(worlds))
     for name, values in zip(("qpos", "qvel", "qacc_warmstart"), start, strict=True):
         getattr(batch.data, name).assign(values.astype(np.float32))
     warp.synchronize()
@@ -122,18 +158,16 @@ def warp_engine_of(bodies: RigidBody, worlds: int, protocol: Protocol) -> Engine
     return Engine(chunk, lambda: batch.data.qpos.numpy(), 0.0, ready - begun)
 
 
-def scene(bodies: RigidBody, worlds: int) -> tuple[RigidBody, tuple[np.ndarray, ...]]:
-    """A body and a start (qpos, qvel, last acceleration) of each world, equal for every engine."""
+def scene(bodies: RigidBody, worlds: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+    """Which body each world has, and its start (qpos, qvel, last acceleration): for every engine."""
     rng = np.random.default_rng(0)
-    chosen = bodies[np.arange(worlds) % len(bodies)]
+    chosen = np.arange(worlds) % len(bodies)
     tilt = Rotation.from_rotvec(rng.normal(size=(worlds, 3)) * [0.05, 0.05, 1.0])
     up = tilt.as_matrix()[:, 2]
-    heights = np.concatenate(
-        [
-            np.einsum("bi,bki->bk", up[part], chosen[part].body_points()).min(axis=1)
-            for part in np.array_split(np.arange(worlds), -(-worlds // 4096))
-        ]
-    )
+    heights, points = np.empty(worlds), bodies.body_points()
+    for i in range(len(bodies)):
+        mine = slice(i, None, len(bodies))
+        heights[mine] = (up[mine] @ np.unique(points[i], axis=0).T).min(axis=1)
     place = np.stack([0 * heights, 0 * heights, 2e-3 - heights], axis=1)
     pose = np.concatenate([place, tilt.as_quat()[:, [3, 0, 1, 2]]], axis=1)
     speed = 0.1 * rng.normal(size=(worlds, 6))

@@ -65,6 +65,7 @@ class Recomputed(nn.Module):
 
 def network(size: Size, *, checkpoint: bool = False) -> SparseStructureFlowModel:
     """Random weights, frozen but for the adapter, on the device."""
+    measure.alone()
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("high")
     config = dict(size.flow.__dict__)
