@@ -1,4 +1,4 @@
-"""Loading weights and labelling, through benchmarks of their own; these need the whole package."""
+"""Loading weights, through a benchmark of its own; needs the whole package."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.measure import GIB, Run
 def describe() -> dict[str, str]:
     """Device and versions, for the record."""
     device = jax.devices()[0].device_kind
-    return {"device": device} | measure.versions("jax", "torch", "mujoco", "mujoco-mjx")
+    return {"device": device} | measure.versions("jax", "torch")
 
 
 def load(run: Run, engine: str) -> dict[str, Any]:
@@ -34,13 +34,3 @@ def load(run: Run, engine: str) -> dict[str, Any]:
         "ms_max": milliseconds[-1],
         "host_growth_gib": found["host_growth_bytes"] / GIB,
     }
-
-
-def label(run: Run, slots: int, **options: Any) -> dict[str, Any]:
-    """Drops of two objects a slot, the second of two equal runs; options as of `labels.Case`."""
-    from benchmarks import labels  # needs the simulator
-
-    slots = slots if run.size == "full" else 2
-    case = labels.Case(slots=slots, **options)
-    found = labels.measure(case, labels.solids(case.hull), rounds=2)
-    return {name: value for name, value in found.items() if value is not None}

@@ -1,50 +1,47 @@
-"""Labels a second: by batch, hull size, early stop, contact rule and engine; preparation apart.
+"""Labels a second, drops only: engines, slots, hull sizes, early stop, contact rules, and growth.
 
-    python benchmarks/labels.py                          everything that fits this machine
-    python benchmarks/labels.py -f 'slim|mujoco'         cases whose name matches
-    python benchmarks/labels.py --quick                  a few objects a case: does it run at all?
-    python benchmarks/labels.py --meshes 'meshes/**/*.glb' --out labels.json
+    python benchmarks/labels.py --out labels.json              every case that is not in there
+    python benchmarks/labels.py -f '^312k' --bodies b.npz      some, with bodies of real_bodies.py
+    python benchmarks/labels.py --scale 0.001                  tiny: does it run at all?
+    python benchmarks/labels.py --list                         names
 
-Each case drops the same objects twice: the first run compiles, the second counts. Objects are
-convex solids made from a fixed seed, or, with --meshes, bodies of those files; a case takes as many
-of them as it has slots times --rounds, repeating them. Lines read `name.metric value`.
+A case puts its objects through the stream of its engine as the job does, in blocks, once what it
+needs is compiled (`compile_s`). Objects are those of --bodies again and again, mixed by a fixed
+seed, so that hulls of all buckets are simulated side by side unless the case names one. Lines read
+`name.metric value`. Engines that are slow get a sample; `seconds_for_312k` is by their rate.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
-import functools
 import importlib.util
 import json
 import os
-import pathlib
-import platform
 import re
+import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-from scipy.spatial import ConvexHull
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
-from sim_mjx import Protocol, RigidBody, concatenate, job, referee, warp_engine
-from sim_mjx.buckets import BUCKETS
-from sim_mjx.drop import Step, drop
-from sim_mjx.engines import resolve
-from sim_mjx.label import expand_paths
-from sim_mjx.meshes import Mesh, body_from_triangles
-from sim_mjx.plan import make_plan
-from sim_mjx.prepare import prepare
-from sim_mjx.sizes import cores
-from sim_mjx.task import Task
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
 
-UNIQUE = 64  # different solids of a size
-CPU_SLOTS = (16, 64, 256)
-ACCELERATOR_SLOTS = (1024, 8192, 32768, 131072)
+from benchmarks import real_bodies  # noqa: E402
+from sim_mjx import Protocol, RigidBody, calls, referee, warp_engine  # noqa: E402
+from sim_mjx.drop import Step  # noqa: E402
+from sim_mjx.engines import STREAM_BLOCK  # noqa: E402
+from sim_mjx.rest import Rest  # noqa: E402
+from sim_mjx.stream import DropStream  # noqa: E402
+
+PAPER = 312_000  # labels of the paper's dataset
+WARP_SLOTS = (8192, 32768)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,225 +49,250 @@ class Case:
     """One way to make labels.
 
     Attributes:
-        engine: `mjx`, `mujoco` or `mujoco_warp`, whose time includes compiling its model.
+        group: what it is part of.
+        engine: `mjx`, `mujoco` or `mujoco_warp`.
+        objects: how many are dropped.
         step: of MJX.
-        slots: objects side by side on a device; for C, only how many are dropped.
-        hull: support points of each object, a bucket.
+        slots: on each device; None for the engine's own choice.
+        hull: points of the one bucket that is dropped; None for all of them.
         early_stop: whether an object that has come to rest is let go.
         contact: the contact rule, of MJX alone.
     """
 
+    group: str
     engine: str = "mjx"
+    objects: int = PAPER
     step: Step = "slim"
-    slots: int = 0
-    hull: int = 64
+    slots: int | None = None
+    hull: int | None = None
     early_stop: bool = True
     contact: str = "c4"
 
     @property
     def name(self) -> str:
         engine = self.engine if self.engine != "mjx" else f"mjx-{self.step}"
-        stop = "stop" if self.early_stop else "full"
-        return f"{engine}/{self.slots}x{self.hull}/{stop}/{self.contact}"
+        parts = [engine, f"{self.objects}"]
+        parts += [f"slots{self.slots}"] if self.slots else []
+        parts += [f"hull{self.hull}"] if self.hull else []
+        parts += [] if self.early_stop else ["full"]
+        parts += [] if self.contact == "c4" else [self.contact]
+        return "/".join([self.group, "-".join(parts)])
 
 
-def cases(slots: tuple[int, ...]) -> list[Case]:
-    """One change at a time from a base case, and every engine at every batch."""
-    base = Case(slots=slots[len(slots) // 2])
-    listed = [Case(step=step, slots=n) for step in ("slim", "stock") for n in slots]
-    listed += [dataclasses.replace(base, hull=bucket.points) for bucket in BUCKETS[:3]]
-    listed += [
-        dataclasses.replace(base, early_stop=False),
-        dataclasses.replace(base, contact="skin"),
-    ]
-    c = dataclasses.replace(base, engine="mujoco", slots=slots[0])
-    listed += [c, dataclasses.replace(c, early_stop=False)]
-    if importlib.util.find_spec("mujoco_warp") is not None:
-        listed += [dataclasses.replace(c, engine="mujoco_warp", slots=n) for n in slots[:2]]
-    return list(dict.fromkeys(listed))
+def cases() -> list[Case]:
+    """By importance."""
+    listed = [Case("312k"), Case("312k", "mujoco", 4_000)]
+    warp = importlib.util.find_spec("mujoco_warp") is not None
+    listed += [Case("312k", "mujoco_warp", 65_536, slots=n) for n in WARP_SLOTS if warp]
+    listed += [Case("growth", objects=n) for n in (10_000, 30_000, 100_000, 300_000)]
+    listed += [Case("hull", objects=65_536, hull=n) for n in (64, 256)]
+    listed += [Case("hull", objects=16_384, hull=1024)]
+    listed += [Case("slots", objects=65_536, slots=n) for n in (1024, 8192, 32768, 131072)]
+    listed += [Case("rule", objects=65_536, contact="skin")]
+    listed += [Case("stop", objects=65_536, early_stop=False)]
+    listed += [Case("stock", objects=16_384, step="stock", hull=64)]
+    listed += [Case("stop", "mujoco", 1_000, early_stop=False)]
+    return listed
 
 
-def solids(hull: int) -> RigidBody:
-    """Convex solids with a flat base whose hulls fill a bucket to between a quarter and all."""
-    random = np.random.default_rng(hull)
-    bodies = []
-    while len(bodies) < UNIQUE:
-        directions = random.normal(size=(round(0.9 * hull), 3))
-        points = directions / np.linalg.norm(directions, axis=1, keepdims=True)
-        points *= random.uniform(0.3, 1.0, 3)
-        points[:, 0] += random.uniform(-0.8, 0.8) * points[:, 2]
-        points[:, 2] = np.maximum(points[:, 2], random.uniform(0.6, 0.9) * points[:, 2].min())
-        mesh = Mesh(points, ConvexHull(points).simplices)
-        body = body_from_triangles(mesh, Protocol(inertia="convex"))
-        if body.points.shape[1] == hull:
-            bodies.append(body)
-    return concatenate(bodies)
-
-
-def measure(case: Case, bodies: RigidBody, rounds: int) -> dict[str, Any]:
-    """Seconds of the second of two equal runs, and what was done in them."""
-    device = jax.local_devices()[0]
-    devices = 1 if device.platform == "cpu" else jax.local_device_count()
-    count = case.slots * rounds * (devices if case.engine == "mjx" else 1)
-    many = bodies[np.arange(count) % len(bodies)]
+def measure(case: Case, bodies: dict[int, RigidBody], scale: float = 1.0) -> dict[str, Any]:
+    """Seconds from the first body to the last result, and what was done in them."""
     protocol = Protocol(early_stop=case.early_stop, contact=case.contact)  # type: ignore[arg-type]
-    run: Callable
-    if case.engine == "mujoco_warp":
-        run = functools.partial(warp_engine.drop, many, protocol, slots=case.slots)
-    elif case.engine == "mujoco":
-        run = functools.partial(referee.drop, many, protocol)
-    else:
-        run = functools.partial(drop, many, protocol, slots=case.slots, step=case.step)
-    first, _ = _timed(run)
+    count = max(1, round(case.objects * scale))
+    if case.hull is not None:
+        bodies = {case.hull: bodies[case.hull]}
+    blocks = list(_blocks(bodies, count))
+    open_stream = {"mjx": _mjx, "mujoco": _c, "mujoco_warp": _warp}[case.engine]
+    began = time.perf_counter()
+    if case.engine == "mjx":  # compiles
+        _run(open_stream(case, protocol), [g[:1] for g in bodies.values()], lambda _: None)
+    compiled = time.perf_counter() - began
     arrivals: list[tuple[float, int]] = []
-    started = time.perf_counter()
-    rest = run(progress=lambda n: arrivals.append((time.perf_counter() - started, n)))
-    seconds = time.perf_counter() - started
-    steps = int(rest.steps.sum())
+    began = time.perf_counter()
+
+    def note(ended: int) -> None:
+        arrivals.append((time.perf_counter() - began, ended))
+
+    rests, put = _run(open_stream(case, protocol), blocks, note)
+    seconds = time.perf_counter() - began
+    steps = sum(int(rest.steps.sum()) for rest in rests)
+    stable = sum(int(rest.stable(protocol).sum()) for rest in rests)
+    moving = sum(int((rest.status == "moving").sum()) for rest in rests)
+    reached = {f"seconds_to_{share:g}%": _reached(arrivals, share, count) for share in (50, 90, 99)}
+    stats = jax.local_devices()[0].memory_stats() if case.engine == "mjx" else None
     return {
         "objects": count,
         "seconds": seconds,
-        "first_run_seconds": first,
-        "seconds_to_99_percent": _reached(arrivals, 0.99 * count),
+        **reached,
+        "tail_seconds": seconds - reached["seconds_to_99%"],
+        "put_seconds": put,
+        "seconds_for_312k": seconds * PAPER / count,
         "labels_per_second": count / seconds,
+        "microseconds_a_label": 1e6 * seconds / count,
         "steps_per_second": steps / seconds,
         "mean_steps": steps / count,
-        "stable_percent": 100 * float(rest.stable(protocol).mean()),
-        "moving_percent": 100 * float((rest.status == "moving").mean()),
-        "device_bytes_peak": _peak_bytes(),
+        "stable_percent": 100 * stable / count,
+        "moving_percent": 100 * moving / count,
+        "compile_s": compiled,
+        "device_peak_bytes": (stats or {}).get("peak_bytes_in_use"),
+        "curve": _curve(arrivals, count),
     }
 
 
-def preparation(paths: list[pathlib.Path]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Files to bodies: in this process, on all cores, and once they are in the cache."""
-    protocol = Protocol()
-    with tempfile.TemporaryDirectory() as folder:
-        cache = pathlib.Path(folder)
-        ways: dict[str, dict[str, Any]] = {
-            "prepare/one-process": {"workers": 0},
-            "prepare/all-cores": {"workers": cores()},
-            "prepare/filling-cache": {"workers": cores(), "cache": cache},
-            "prepare/from-cache": {"workers": cores(), "cache": cache},
-        }
-        for name, options in ways.items():
-            seconds, bodies = _timed(lambda o=options: _count(prepare(paths, protocol, **o)))
-            rate = len(paths) / seconds
-            yield (
-                name,
-                {
-                    "files": len(paths),
-                    "bodies": bodies,
-                    "seconds": seconds,
-                    "files_per_second": rate,
-                    "milliseconds_a_file": 1e3 / rate,
-                },
-            )
+def _mjx(case: Case, protocol: Protocol) -> Any:
+    return lambda progress: DropStream(
+        protocol, step=case.step, slots=case.slots, progress=progress
+    )
 
 
-def jobs(paths: list[pathlib.Path]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Files to a table, end to end, by each engine; then again from cached bodies."""
-    with tempfile.TemporaryDirectory() as folder:
-        root = pathlib.Path(folder)
-        for name in ("mjx", "mujoco"):
-            for bodies in ("from-files", "from-cache"):
-                cache = root / "cache" if bodies == "from-cache" else None
-                task, out, clock = Task(Protocol(), resolve(name)), root / "l.parquet", job.Clock()
-                if cache is not None:
-                    _count(prepare(paths, task.protocol, cache=cache))
-                plan = make_plan(paths, task, out, overwrite=True)
-                seconds, _ = _timed(lambda: job.run(plan, task, out, cache=cache, clock=clock))  # noqa: B023
-                yield (
-                    f"job/{name}/{bodies}",
-                    {
-                        "files": len(paths),
-                        "seconds": seconds,
-                        "labels_per_second": len(paths) / seconds,
-                        **dataclasses.asdict(clock),
-                    },
-                )
+def _c(case: Case, protocol: Protocol) -> Any:
+    return lambda progress: calls.CallStream(referee.drop, protocol, progress=progress)
 
 
-def _count(prepared) -> int:
-    return sum(item.body is not None for item in prepared)
+def _warp(case: Case, protocol: Protocol) -> Any:
+    def call(bodies, protocol, progress):
+        return warp_engine.drop(bodies, protocol, slots=case.slots or 8192, progress=progress)
+
+    return lambda progress: calls.CallStream(call, protocol, progress=progress)
 
 
-def _reached(arrivals: list[tuple[float, int]], wanted: float) -> float | None:
-    """When so many labels were there: what is left is the tail of objects that roll on."""
-    done = 0
-    for seconds, count in sorted(arrivals):
-        done += count
-        if done >= wanted:
-            return seconds
-    return None
+def _blocks(bodies: dict[int, RigidBody], count: int) -> Iterator[RigidBody]:
+    """Blocks as the job puts them in: so many files, by bucket. Equal blocks share their memory."""
+    random = np.random.default_rng(0)
+    owner = np.repeat(list(bodies), [len(group) for group in bodies.values()])
+    row = np.concatenate([np.arange(len(group)) for group in bodies.values()])
+    every = np.resize(random.permutation(len(owner)), STREAM_BLOCK)
+    whole: list[RigidBody] = []
+    for first in range(0, count, STREAM_BLOCK):
+        chosen = every[: min(STREAM_BLOCK, count - first)]
+        if len(chosen) == len(every) and whole:
+            yield from whole
+            continue
+        parts = [(points, row[chosen[owner[chosen] == points]]) for points in bodies]
+        made = [bodies[points][rows] for points, rows in parts if len(rows)]
+        whole = made if len(chosen) == len(every) else whole
+        yield from made
 
 
-def _timed(call: Callable) -> tuple[float, Any]:
-    started = time.perf_counter()
-    result = call()
-    return time.perf_counter() - started, result
+def _run(open_stream: Callable, blocks, note: Callable[[int], None]) -> tuple[list[Rest], float]:
+    began = time.perf_counter()
+    with open_stream(note) as stream:
+        for block in blocks:
+            stream.put(block)
+        put = time.perf_counter() - began
+        stream.close()
+        return [rest for _, rest in stream.results()], put
 
 
-def _peak_bytes() -> int | None:
-    stats = jax.local_devices()[0].memory_stats()
-    return None if stats is None else stats.get("peak_bytes_in_use")
+def _reached(arrivals: list[tuple[float, int]], percent: float, count: int) -> float:
+    """Seconds until so many labels were there."""
+    seconds, ended = np.array(sorted(arrivals)).T
+    return float(seconds[np.searchsorted(np.cumsum(ended), percent / 100 * count)])
 
 
-def _bodies_of(paths: list[pathlib.Path]) -> dict[int, RigidBody]:
-    """Bodies of files by the points of their bucket."""
-    groups: dict[int, list[RigidBody]] = {}
-    for item in prepare(paths, Protocol()):
-        if item.body is not None:
-            groups.setdefault(item.body.points.shape[1], []).append(item.body)
-    return {points: concatenate(members) for points, members in groups.items()}
+def _curve(arrivals: list[tuple[float, int]], count: int) -> list[tuple[float, float]]:
+    """Seconds and the share of labels that were there, at 50 even times."""
+    seconds, ended = np.array(sorted(arrivals)).T
+    share = np.cumsum(ended) / count
+    times = np.linspace(0, seconds[-1], 51)[1:]
+    rows = np.searchsorted(seconds, times, side="right") - 1
+    ended = [round(float(share[row]), 5) if row >= 0 else 0.0 for row in rows]
+    return [(round(float(t), 4), s) for t, s in zip(times, ended, strict=True)]
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Runs the cases and prints or writes what they gave."""
+class TimeUp(Exception):
+    """A case took longer than it may."""
+
+
+@contextlib.contextmanager
+def time_limit(seconds: int) -> Iterator[None]:
+    """Raises `TimeUp` in the main thread after so many seconds."""
+
+    def stop(*_) -> None:
+        raise TimeUp(f"took more than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+class Record:
+    """What was measured, kept on disk case by case and printed.
+
+    Args:
+        path: the JSON file, or None.
+        again: whether cases of an earlier run are measured again.
+    """
+
+    def __init__(self, path: Path | None, about: dict[str, Any]):
+        self.path, self.cases = path, {}
+        if path is not None and path.exists():
+            self.cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
+        self._about = about
+
+    def measure(self, name: str, call: Callable[[], dict[str, Any]], limit: int) -> None:
+        """Measures what is not recorded yet; a failure is told and passed over."""
+        if name in self.cases:
+            print(f"{name}: already in {self.path}", flush=True)
+            return
+        began = time.perf_counter()
+        try:
+            with time_limit(limit):
+                numbers = call()
+        except Exception as error:  # noqa: BLE001  the other cases go on
+            print(f"{name}.error {type(error).__name__}: {str(error)[:500]}", flush=True)
+            return
+        numbers["wall_s"] = round(time.perf_counter() - began, 2)
+        self.cases[name] = numbers
+        for metric, value in numbers.items():
+            if not isinstance(value, list | dict):
+                shown = f"{value:.6g}" if isinstance(value, float) else value
+                print(f"{name}.{metric} {shown}", flush=True)
+        if self.path is not None:
+            part = self.path.with_name(f".{self.path.name}.tmp")
+            part.write_text(json.dumps({**self._about, "cases": self.cases}, indent=1) + "\n")
+            part.replace(self.path)
+
+
+def about() -> dict[str, Any]:
+    """Machine and versions."""
+    device = jax.local_devices()[0]
+    return {
+        "command": " ".join(["python", *sys.argv]),
+        "device": device.device_kind,
+        "devices": jax.local_device_count(),
+        "cores": os.cpu_count(),
+        "python": sys.version.split()[0],
+        "jax": jax.__version__,
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the cases that match; see the module's docstring."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("-f", "--filter", default="", help="regular expression on case names")
-    parser.add_argument("--rounds", type=int, default=2, help="objects a slot; default: 2")
-    parser.add_argument("--meshes", nargs="*", default=[], help="files, folders or globs")
-    parser.add_argument("--quick", action="store_true", help="one round of the smallest batch")
-    parser.add_argument("--out", help="JSON file for the results")
+    parser.add_argument("--bodies", type=Path, help="file of real_bodies.py")
+    parser.add_argument("--scale", type=float, default=1.0, help="part of each case's objects")
+    parser.add_argument("--limit", type=int, default=60, help="seconds a case may take")
+    parser.add_argument("--out", type=Path, help="JSON file; what it holds is not measured again")
+    parser.add_argument("--list", action="store_true", help="print names and leave")
     options = parser.parse_args(argv)
-    device = jax.local_devices()[0]
-    slots = CPU_SLOTS if device.platform == "cpu" else ACCELERATOR_SLOTS
-    if options.quick:
-        slots, options.rounds = slots[:1], 1
-    results: dict[str, Any] = {
-        "command": " ".join(["python", "benchmarks/labels.py", *(argv or sys.argv[1:])]),
-        "device": device.device_kind,
-        "devices": jax.local_device_count(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-        "engines": [resolve(name).version for name in ("mjx", "mujoco")],
-        "cases": {},
-    }
-
-    def record(name: str, numbers: dict[str, Any]) -> None:
-        results["cases"][name] = numbers
-        for metric, value in numbers.items():
-            sys.stdout.write(f"{name}.{metric} {value}\n")
-        sys.stdout.flush()
-
-    paths = expand_paths(options.meshes) if options.meshes else []
-    if paths and re.search(options.filter, "prepare"):
-        for name, numbers in preparation(paths):
-            record(name, numbers)
-    if paths and re.search(options.filter, "job"):
-        for name, numbers in jobs(paths):
-            record(name, numbers)
-    real = _bodies_of(paths) if paths else {}
-    for case in cases(slots):
-        if re.search(options.filter, case.name):
-            bodies = real.get(case.hull) or solids(case.hull)
-            record(case.name, measure(case, bodies, options.rounds))
-    if options.out:
-        pathlib.Path(options.out).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    chosen = [case for case in cases() if re.search(options.filter, case.name)]
+    if options.list:
+        print("\n".join(case.name for case in chosen))
+        return 0
+    bodies = real_bodies.load(options.bodies)
+    record = Record(options.out, about())
+    for case in chosen:
+        record.measure(case.name, lambda c=case: measure(c, bodies, options.scale), options.limit)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -159,7 +159,7 @@ def warp_engine_of(bodies: RigidBody, worlds: int, protocol: Protocol) -> Engine
 
 
 def scene(bodies: RigidBody, worlds: int) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-    """Which body each world has, and its start (qpos, qvel, last acceleration): for every engine."""
+    """Which body each world has, and its start (qpos, qvel, last acceleration), for all engines."""
     rng = np.random.default_rng(0)
     chosen = np.arange(worlds) % len(bodies)
     tilt = Rotation.from_rotvec(rng.normal(size=(worlds, 3)) * [0.05, 0.05, 1.0])
