@@ -152,7 +152,9 @@ def _apart(case: Case, options: argparse.Namespace) -> dict[str, Any]:
         said = log.read_text(encoding="utf-8", errors="replace").strip()
     if OUT_OF_MEMORY.search(said):
         return {"error": "out of memory"} | spent
-    raise Skipped(said.splitlines()[-1] if said else f"exit code {code}")
+    # Not the last line of all: JAX ends with a remark on its traceback.
+    raised = re.findall(r"^\w[\w.]*(?:Error|Exception|Exit)\b.*", said, re.MULTILINE)
+    raise Skipped((raised or said.splitlines() or [f"exit code {code}"])[-1])
 
 
 def _record(case: Case, size: str, jobs: int, figures: dict[str, Any]) -> dict[str, Any]:

@@ -45,15 +45,16 @@ def probe(backend: str, dtype: str = "bfloat16") -> str | None:
 
     The keys are fewer than the queries and padded, as those of a condition may be.
     """
-    q, k = jnp.ones((1, 64, 2, 64), dtype), jnp.ones((1, 32, 2, 64), dtype)
 
-    def loss(q: jax.Array) -> jax.Array:
+    def loss(q: jax.Array, k: jax.Array) -> jax.Array:
         out = attend(q, k, k, backend, tokens=22)
         return (out + attend(q, q, q, backend)).astype(jnp.float32).sum()
 
     try:
+        # A model under trace may be the first to ask: nothing here may become part of its program.
         with jax.ensure_compile_time_eval():
-            gradient = jax.grad(loss)(q)
+            q, k = jnp.ones((1, 64, 2, 64), dtype), jnp.ones((1, 32, 2, 64), dtype)
+            gradient = jax.grad(loss)(q, k)
             finite = bool(jnp.isfinite(gradient.astype(jnp.float32)).all())
     # Each backend refuses in its own way: by device, by dtype, by a library that does not load.
     except (RuntimeError, ValueError, NotImplementedError) as error:

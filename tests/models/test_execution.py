@@ -285,6 +285,21 @@ def test_attention_choice_without_a_gpu():
         attention.resolve("cudnn", "bfloat16")
 
 
+def test_the_probe_may_be_asked_under_a_trace():
+    """The first to ask is a model inside `jit`, `scan` and `checkpoint`; it gets an answer."""
+    asked = []
+
+    def block(carry, _):
+        asked.append(attention.probe.__wrapped__("xla", "float32"))
+        return carry * 2, None
+
+    def loss(x):
+        return jax.lax.scan(jax.checkpoint(block), x, None, length=2)[0]
+
+    assert jax.jit(jax.grad(loss))(1.0) == 4.0
+    assert asked and set(asked) == {None}
+
+
 @pytest.mark.gpu
 def test_cudnn_attention_equals_xla(params, batch):
     """Both within bf16's own error of fp32, forward and gradient."""
