@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import logging
 import threading
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -109,10 +110,22 @@ def insert(
     return started, jnp.where(slot < size, slot, -1)
 
 
-def advance(protocol: Protocol, step: Step, pool: Pool) -> tuple[Pool, Outcome]:
-    """Simulates every slot up to the next check and tests which have finished."""
+def advance(
+    protocol: Protocol, step: Step, pool: Pool, *, kernel: bool = False
+) -> tuple[Pool, Outcome]:
+    """Simulates every slot up to the next check and tests which have finished.
+
+    Args:
+        protocol: what is simulated.
+        step: which code makes a step.
+        pool: before.
+        kernel: whether the slim step is a kernel of its own.
+    """
     body = pool.body
-    simulate = world.simulate if step == "stock" else slim.simulate
+    if kernel:
+        simulate = functools.partial(slim.simulate_in_kernel, active=pool.active)
+    else:
+        simulate = world.simulate if step == "stock" else slim.simulate
     state = simulate(protocol, body, pool.state, protocol.check_steps)
 
     steps = pool.steps + protocol.check_steps
@@ -186,14 +199,33 @@ def _build(protocol, step, packet, slots, devices) -> Programs:
     each = jax.ShapeDtypeStruct((len(devices),), np.int32, sharding=split)
     make = jax.jit(functools.partial(empty, slots), out_shardings=split)
     fill = jax.jit(mapped(insert_here, 4), donate_argnums=0)
-    run = jax.jit(mapped(functools.partial(advance, protocol, step), 1), donate_argnums=0)
     pool = jax.tree.map(shaped, make.eval_shape(rows))
+
+    def run(kernel: bool) -> jax.stages.Compiled:
+        call = mapped(functools.partial(advance, protocol, step, kernel=kernel), 1)
+        lowered = jax.jit(call, donate_argnums=0).lower(pool)
+        return _compile(lowered, step, devices[0].platform)
+
     return Programs(
         empty=make.lower(rows).compile(),
         insert=fill.lower(pool, rows, each, each).compile(),
-        advance=_compile(run.lower(pool), step, devices[0].platform),
+        advance=_fastest(run, step == "slim" and slim.has_kernel(devices[0])),
         upload=upload,
     )
+
+
+def _fastest(run: Callable[[bool], jax.stages.Compiled], kernel: bool) -> jax.stages.Compiled:
+    """The program with the kernel, or without it where it cannot be compiled."""
+    if kernel:
+        try:
+            with warnings.catch_warnings():
+                # Pallas by way of Triton: JAX says that it will go.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                return run(True)
+        except Exception as error:  # noqa: BLE001  of any layer of the compiler
+            said = (str(error).splitlines() or [""])[0][:300]
+            _log.warning("simulating without the kernel: %s: %s", type(error).__name__, said)
+    return run(False)
 
 
 # Halves the compile time of the stock step on a CPU, which runs as fast; the slim step would take

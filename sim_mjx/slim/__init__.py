@@ -5,8 +5,13 @@ same soft-constraint model, Newton solver, exact line search and Euler step are 
 one case, structure of arrays: every number is an array over the batch, so that a compiler can keep
 a step in a few fused loops. What is left out: every joint, actuator, sensor, tendon, equality,
 limit, friction loss and damping term, and the margins, all of which are zero here.
+
+`simulate` leaves it to XLA how the arithmetic becomes loops; `simulate_in_kernel` is all steps in
+one kernel of an NVIDIA GPU.
 """
 
+from sim_mjx.slim.kernel import has_kernel
+from sim_mjx.slim.kernel import simulate as simulate_in_kernel
 from sim_mjx.slim.step import simulate
 
-__all__ = ["simulate"]
+__all__ = ["has_kernel", "simulate", "simulate_in_kernel"]

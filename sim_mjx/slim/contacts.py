@@ -5,6 +5,8 @@ Legend: S bodies, K support points, C contacts.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
@@ -15,10 +17,15 @@ from sim_mjx.slim.constants import MINIMUM, Constants
 from sim_mjx.slim.solver import Contacts, Twist
 from sim_mjx.slim.vectors import Matrix, Scalar, Vector
 
+# The up axis in the inertial frame and the height of the centre of mass -> points there (C, S), and
+# which of them are contacts at all.
+Choose = Callable[[Vector, Scalar], tuple[Vector, Bool[Array, "C S"]]]
+
 
 def find_contacts(
     c: Constants,
-    body: world.Body,
+    choose: Choose,
+    mass: Scalar,
     axes: Matrix,
     height: Scalar,
     velocity: Twist,
@@ -28,19 +35,20 @@ def find_contacts(
 
     Args:
         c: parameters of the contact.
-        body: S bodies; its contact rule as in `world.step`.
+        choose: the contact rule.
+        mass: of S bodies, kg.
         axes: rotation of the inertial frame.
         height: of the centre of mass, m.
         velocity: at the centre of mass, world axes.
         smooth: acceleration without contact, likewise.
     """
-    point, chosen = _chosen(body, axes[2], height)
+    point, chosen = choose(axes[2], height)
     x, y, z = vec.apply(axes, point)
     distance = z + height
     # A contact sits halfway between the two surfaces.
     arm = (x, y, z - 0.5 * distance)
     impedance = _impedance(c, distance)
-    softness = c.regularisation * (1 - impedance) / (impedance * body.mass)
+    softness = c.regularisation * (1 - impedance) / (impedance * mass)
     weight = jnp.where(chosen & (distance < 0), 1.0 / jnp.maximum(softness, MINIMUM), 0.0)
     linear, angular = jax.tree.map(lambda a, v: a + c.damping * v, smooth, velocity)
     x, y, z = vec.add(linear, vec.cross(angular, arm))
@@ -57,13 +65,16 @@ def _impedance(c: Constants, distance: Scalar) -> Scalar:
     return jnp.where(depth > 1, high, jnp.clip(value, low, high))
 
 
-def _chosen(body: world.Body, up: Vector, height: Scalar) -> tuple[Vector, Bool[Array, "C S"]]:
-    """Points in the inertial frame, and which of them are contacts at all."""
+def rule_of(body: world.Body) -> Choose:
+    """The contact rule of S bodies as in `world.step`."""
 
     def one(body: world.Body, up, height):
         rule = contact.choose_rule(body.points, body.skin, body.polygons)
         index, valid = rule(up, contact.heights_over_ground(body.points, up, height))
         return body.points[index], valid
 
-    points, valid = jax.vmap(one, out_axes=-1)(body, jnp.stack(up, axis=-1), height)
-    return (points[:, 0], points[:, 1], points[:, 2]), valid
+    def choose(up: Vector, height: Scalar):
+        points, valid = jax.vmap(one, out_axes=-1)(body, jnp.stack(up, axis=-1), height)
+        return (points[:, 0], points[:, 1], points[:, 2]), valid
+
+    return choose

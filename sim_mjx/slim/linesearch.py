@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from sim_mjx.slim.constants import MINIMUM, Constants
-from sim_mjx.slim.loops import repeat
+from sim_mjx.slim.loops import Machine, repeat
 from sim_mjx.slim.vectors import Scalar, Vector
 
 # Slopes below this many roundings of their terms count as zero.
@@ -50,7 +50,7 @@ def search_length(
     gauss: Quadratic,
     magnitude: Scalar,
     *,
-    early: bool,
+    machine: Machine,
 ) -> Scalar:
     """The step length, zero where no point beats staying.
 
@@ -61,10 +61,12 @@ def search_length(
         along: their change by unit length.
         gauss: the rest of the cost.
         magnitude: norm of the direction times the trace of the mass matrix.
-        early: see `loops.repeat`.
+        machine: what runs it.
     """
 
     def points(*lengths: Scalar) -> list[Point]:
+        if not machine.stacked:
+            return [_points(weight, rows, along, gauss, length) for length in lengths]
         stacked = _points(weight, rows, along, gauss, jnp.stack(lengths))
         return [Point(*(leaf[i] for leaf in stacked)) for i in range(len(lengths))]
 
@@ -108,26 +110,26 @@ def search_length(
     falling = first.slope < start.slope
     low, high = _choose(falling, first, start), _choose(falling, start, first)
     bracket = _Bracket(low, high, jnp.ones_like(falling))
-    low, high, _ = repeat(c.linesearch_iterations, unfinished, tighten, bracket, early=early)
+    low, high, _ = repeat(c.linesearch_iterations, unfinished, tighten, bracket, machine=machine)
     improved = (low.cost < start.cost) | (high.cost < start.cost)
     return jnp.where(improved, jnp.where(low.cost < high.cost, low.length, high.length), 0.0)
 
 
 def _points(weight: Array, rows: Vector, along: Vector, gauss: Quadratic, lengths: Array) -> Point:
-    """The cost and its derivatives at each of N lengths (N, S)."""
+    """The cost and its derivatives at each of N lengths (N, S), or at one (S,)."""
     cost = gauss.value + lengths * (gauss.slope + lengths * gauss.bend)
     slope = gauss.slope + 2.0 * lengths * gauss.bend
     curvature = 2.0 * gauss.bend
-    at = (j + lengths[:, None] * v for j, v in zip(rows, along, strict=True))
+    at = (j + lengths[..., None, :] * v for j, v in zip(rows, along, strict=True))
     rates = edges(*along)
     values = edges(*at)
     pressed = [jnp.minimum(value, 0.0) for value in values]
     total = sum(p * p for p in pressed)
     change = sum(p * rate for p, rate in zip(pressed, rates, strict=True))
     bend = sum(jnp.where(v < 0, rate * rate, 0.0) for v, rate in zip(values, rates, strict=True))
-    cost += 0.5 * (weight * total).sum(axis=1)
-    slope += (weight * change).sum(axis=1)
-    curvature += (weight * bend).sum(axis=1)
+    cost += 0.5 * (weight * total).sum(axis=-2)
+    slope += (weight * change).sum(axis=-2)
+    curvature += (weight * bend).sum(axis=-2)
     return Point(lengths, cost, slope, jnp.where(curvature == 0.0, MINIMUM, curvature))
 
 

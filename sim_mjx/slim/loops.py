@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +12,28 @@ from jaxtyping import Array, Bool
 T = TypeVar("T")
 
 
+class Machine(NamedTuple):
+    """How the same arithmetic is laid out for what runs it.
+
+    Attributes:
+        any_live: from the bodies that need another round to whether one does, by which a loop ends
+            before its cap. None where that test is a round trip between host and accelerator:
+            masked rounds up to the cap are cheaper.
+        stacked: candidates that are looked at together are one array, else one after the other.
+    """
+
+    any_live: Callable[[Any], Any] | None
+    stacked: bool
+
+
 def repeat(
     cap: int,
     unfinished: Callable[[T], Bool[Array, " S"]],
     improve: Callable[[T], T],
     start: T,
     *,
-    early: bool,
+    machine: Machine,
+    live: Bool[Array, " S"] | None = None,
 ) -> T:
     """At most `cap` rounds of `improve`; a body that is finished keeps its values.
 
@@ -27,8 +42,8 @@ def repeat(
         unfinished: which bodies need another round.
         improve: one round of all bodies.
         start: values before the first round, a tree of arrays over the batch.
-        early: end once no body needs another round. Where that test is a round trip between host
-            and accelerator, masked rounds up to the cap are cheaper.
+        machine: what runs it.
+        live: bodies for which anyone waits; by default all.
     """
 
     def advance(carry):
@@ -37,11 +52,13 @@ def repeat(
         values = jax.tree.map(lambda new, old: jnp.where(live, new, old), after, values)
         return values, live & unfinished(values)
 
-    carry = (start, unfinished(start))
-    if not early:
+    first = unfinished(start)
+    carry = (start, first if live is None else first & live)
+    any_live = machine.any_live
+    if any_live is None:
         return jax.lax.fori_loop(0, cap, lambda _, c: advance(c), carry)[0]
     return jax.lax.while_loop(
-        lambda c: (c[0] < cap) & c[1][1].any(),
+        lambda c: (c[0] < cap) & any_live(c[1][1]),
         lambda c: (c[0] + 1, advance(c[1])),
         (0, carry),
     )[1][0]

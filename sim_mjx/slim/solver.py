@@ -23,7 +23,7 @@ from sim_mjx.slim import vectors as vec
 from sim_mjx.slim.cholesky import solve_symmetric
 from sim_mjx.slim.constants import Constants
 from sim_mjx.slim.linesearch import Quadratic, edges, search_length
-from sim_mjx.slim.loops import repeat
+from sim_mjx.slim.loops import Machine, repeat
 from sim_mjx.slim.vectors import Scalar, Vector
 
 Twist = tuple[Vector, Vector]  # linear and angular
@@ -68,7 +68,9 @@ class _Iterate(NamedTuple):
     previous: Scalar
 
 
-def solve(c: Constants, mass: Mass, contacts: Contacts, warm: Twist, *, early: bool) -> Twist:
+def solve(
+    c: Constants, mass: Mass, contacts: Contacts, warm: Twist, *, machine: Machine, live=None
+) -> Twist:
     """Minimises Gauss's cost plus that of the contacts over e.
 
     Args:
@@ -76,7 +78,8 @@ def solve(c: Constants, mass: Mass, contacts: Contacts, warm: Twist, *, early: b
         mass: of the body.
         contacts: up to four.
         warm: a first guess beside e = 0; the cheaper one is taken.
-        early: see `loops.repeat`.
+        machine: what runs it.
+        live: bodies for which anyone waits; by default all.
 
     Returns:
         e.
@@ -103,11 +106,13 @@ def solve(c: Constants, mass: Mass, contacts: Contacts, warm: Twist, *, early: b
         )
         along = _components(c, contacts.arm, direction)
         magnitude = _acceleration_norm(mass, direction) * mass.trace
-        length = search_length(c, contacts.weight, at.rows, along, gauss, magnitude, early=early)
+        length = search_length(
+            c, contacts.weight, at.rows, along, gauss, magnitude, machine=machine
+        )
         e = jax.tree.map(lambda a, d: a + length * d, at.e, direction)
         return _evaluate(c, mass, contacts, e, at.cost)
 
-    return repeat(c.iterations, unfinished, improve, start, early=early).e
+    return repeat(c.iterations, unfinished, improve, start, machine=machine, live=live).e
 
 
 def _evaluate(c: Constants, mass: Mass, contacts: Contacts, e: Twist, previous) -> _Iterate:

@@ -20,12 +20,13 @@ from sim_mjx import world
 from sim_mjx.protocol import Protocol
 from sim_mjx.slim import vectors as vec
 from sim_mjx.slim.constants import Constants, constants
-from sim_mjx.slim.contacts import find_contacts
+from sim_mjx.slim.contacts import Choose, find_contacts, rule_of
+from sim_mjx.slim.loops import Machine
 from sim_mjx.slim.solver import Mass, Twist, solve
 from sim_mjx.slim.vectors import Matrix, Quaternion, Scalar, Vector
 
 
-class _Shape(NamedTuple):
+class Shape(NamedTuple):
     """What does not change, in the inertial frame."""
 
     mass: Scalar
@@ -34,7 +35,7 @@ class _Shape(NamedTuple):
     trace: Scalar  # of MJX's mass matrix
 
 
-class _Motion(NamedTuple):
+class Motion(NamedTuple):
     origin: Vector  # of the body frame, in the world
     rotation: Quaternion  # of the inertial frame
     velocity: Vector  # of the origin, world axes
@@ -60,27 +61,40 @@ def simulate(
         early: see `loops.repeat`; by default on a CPU.
     """
     early = jax.default_backend() == "cpu" if early is None else early
-    numbers, shape = constants(protocol), _shape(body)
+    machine = Machine(jnp.any if early else None, stacked=True)
+    numbers, shape, choose = constants(protocol), shape_of(body), rule_of(body)
 
-    def one(_, motion: _Motion) -> _Motion:
-        return _step(numbers, body, shape, motion, early=early)
+    def one(_, motion: Motion) -> Motion:
+        return step(numbers, choose, shape, motion, machine=machine)
 
     inertial = vec.quaternion(body.inertia_quat)
-    motion = jax.lax.fori_loop(0, steps, one, _enter(inertial, state))
-    return _leave(inertial, motion)
+    motion = jax.lax.fori_loop(0, steps, one, enter(inertial, state))
+    return leave(inertial, motion)
 
 
-def _step(c: Constants, body: world.Body, shape: _Shape, motion: _Motion, *, early: bool):
+def step(
+    c: Constants, choose: Choose, shape: Shape, motion: Motion, *, machine: Machine, live=None
+) -> Motion:
+    """One step.
+
+    Args:
+        c: the protocol's numbers.
+        choose: the contact rule.
+        shape: of S bodies.
+        motion: of each.
+        machine: what runs it.
+        live: bodies for which anyone waits; by default all.
+    """
     motion = motion._replace(rotation=vec.unit(motion.rotation))
     axes = vec.to_matrix(motion.rotation)
     mass = _mass(shape, axes)
     velocity = _at_centre(mass, (motion.velocity, vec.apply(axes, motion.spin)))
     smooth = _smooth(c, shape, mass, motion, axes, velocity[1])
     centre = vec.add(motion.origin, mass.offset)
-    contacts = find_contacts(c, body, axes, centre[2], velocity, smooth)
+    contacts = find_contacts(c, choose, shape.mass, axes, centre[2], velocity, smooth)
     warm = _at_centre(mass, (motion.warm[0], vec.apply(axes, motion.warm[1])))
     guess = jax.tree.map(jnp.subtract, warm, smooth)
-    e = solve(c, mass, contacts, guess, early=early)
+    e = solve(c, mass, contacts, guess, machine=machine, live=live)
     linear, angular = jax.tree.map(jnp.add, smooth, e)
     acceleration = (
         vec.sub(linear, vec.cross(angular, mass.offset)),
@@ -89,14 +103,14 @@ def _step(c: Constants, body: world.Body, shape: _Shape, motion: _Motion, *, ear
     return _euler(c, motion, acceleration)
 
 
-def _mass(shape: _Shape, axes: Matrix) -> Mass:
+def _mass(shape: Shape, axes: Matrix) -> Mass:
     """The mass in the world's axes."""
     x, y, z = (vec.apply(axes, vec.multiply(shape.moments, row)) for row in axes)
     return Mass(shape.mass, (x, y, z), vec.apply(axes, shape.offset), shape.trace)
 
 
 def _smooth(
-    c: Constants, shape: _Shape, mass: Mass, motion: _Motion, axes: Matrix, spin: Vector
+    c: Constants, shape: Shape, mass: Mass, motion: Motion, axes: Matrix, spin: Vector
 ) -> Twist:
     """The acceleration without contact, at the centre of mass, world axes.
 
@@ -115,12 +129,12 @@ def _at_centre(mass: Mass, twist: Twist) -> Twist:
     return vec.add(linear, vec.cross(angular, mass.offset)), angular
 
 
-def _euler(c: Constants, motion: _Motion, acceleration: Twist) -> _Motion:
+def _euler(c: Constants, motion: Motion, acceleration: Twist) -> Motion:
     """Semi-implicit: the new velocities move the body."""
     linear, angular = acceleration
     velocity = vec.add(motion.velocity, vec.scale(c.timestep, linear))
     spin = vec.add(motion.spin, vec.scale(c.timestep, angular))
-    return _Motion(
+    return Motion(
         origin=vec.add(motion.origin, vec.scale(c.timestep, velocity)),
         rotation=vec.turned(motion.rotation, spin, c.timestep),
         velocity=velocity,
@@ -129,17 +143,17 @@ def _euler(c: Constants, motion: _Motion, acceleration: Twist) -> _Motion:
     )
 
 
-def _shape(body: world.Body) -> _Shape:
+def shape_of(body: world.Body) -> Shape:
     to_inertial = vec.transpose(vec.to_matrix(vec.quaternion(body.inertia_quat)))
     offset = vec.apply(to_inertial, vec.vector(body.com))
     moments = vec.vector(body.inertia)
     about_origin = sum(moments) + 2 * body.mass * vec.dot(offset, offset)
-    return _Shape(body.mass, moments, offset, 3 * body.mass + about_origin)
+    return Shape(body.mass, moments, offset, 3 * body.mass + about_origin)
 
 
-def _enter(inertial: Quaternion, state: world.State) -> _Motion:
+def enter(inertial: Quaternion, state: world.State) -> Motion:
     to_inertial = vec.transpose(vec.to_matrix(inertial))
-    return _Motion(
+    return Motion(
         origin=vec.vector(state.qpos[:, :3]),
         rotation=vec.compose(vec.quaternion(state.qpos[:, 3:]), inertial),
         velocity=vec.vector(state.qvel[:, :3]),
@@ -151,7 +165,7 @@ def _enter(inertial: Quaternion, state: world.State) -> _Motion:
     )
 
 
-def _leave(inertial: Quaternion, motion: _Motion) -> world.State:
+def leave(inertial: Quaternion, motion: Motion) -> world.State:
     to_body = vec.to_matrix(inertial)
     rotation = vec.compose(motion.rotation, vec.inverse(inertial))
     qvel = (*motion.velocity, *vec.apply(to_body, motion.spin))
