@@ -130,13 +130,16 @@ def _generator(name: str, options: argparse.Namespace) -> tuple[Any, dict[str, A
         weights = found if found.is_file() else found / "adapter_model.safetensors"
         adapter = layouts.sha256(weights)
     _log.info("%d x %s, %s, %s", len(devices), devices[0].device_kind, name, dtype)
+    # On a GPU, TRELLIS's own type of the decoder, and no product whose result is cut in three.
+    fast = dtype == "bfloat16" and devices[0].platform == "gpu"
     generator = Generator.of(
         base,
         params,
         devices=devices,
         lora=lora,
         adapter=adapter,
-        execution=Execution(dtype=dtype),
+        execution=Execution(dtype=dtype, projections="split" if fast else "fused"),
+        decoder_dtype="float16" if fast else "float32",
         batch=options.batch,
     )
     return generator, {}

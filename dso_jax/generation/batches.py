@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 Progress = Callable[[int], None]
@@ -42,12 +41,15 @@ def run(
     functions = [functions] if callable(functions) else functions
     results: list[np.ndarray] = []
 
-    def collect(rows: int, value: jax.Array) -> None:
-        results.append(np.asarray(value)[:rows])
+    def collect(first: int, last: int, value: jax.Array) -> None:
+        found = np.asarray(value)[: last - first]
+        if not results:
+            results.append(np.empty((count, *found.shape[1:]), found.dtype))
+        results[0][first:last] = found  # while the next batch is in the network
         if progress:
-            progress(rows)
+            progress(last - first)
 
-    waiting: deque[tuple[int, jax.Array]] = deque()
+    waiting: deque[tuple[int, int, jax.Array]] = deque()
     ends = np.cumsum(groups if groups is not None else [count]).tolist()
     starts = [0, *ends[:-1]]
     edges = [
@@ -59,13 +61,14 @@ def run(
         parts = [array[first:last] for array in arrays]
         missing = size - (last - first)
         filled = [np.concatenate([p, np.repeat(p[-1:], missing, axis=0)]) for p in parts]
-        value = functions[turn % len(functions)](*map(jnp.asarray, filled))
-        waiting.append((last - first, value))
+        # From numpy an array goes straight to the device of the function's parameters.
+        value = functions[turn % len(functions)](*filled)
+        waiting.append((first, last, value))
         if len(waiting) > len(functions):
             collect(*waiting.popleft())
     while waiting:
         collect(*waiting.popleft())
-    return np.concatenate(results)
+    return results[0]
 
 
 def copies(tree: Any, devices: Sequence[Any]) -> list[Any]:

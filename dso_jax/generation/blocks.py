@@ -1,5 +1,7 @@
 """Blocks of prompts -> conditions -> latents -> occupancy, a block for each device at a time.
 
+A thread does this, so that the devices work on the next blocks while the last are written.
+
 Shapes: m images and n samples of a block, S condition tokens, D width, C latent channels, r latent
 edge, R occupancy edge.
 """
@@ -9,7 +11,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-from collections import deque
+import threading
+from collections import abc, deque
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
@@ -19,6 +22,8 @@ from jaxtyping import Float
 from dso_jax.dataset.layout import KEY
 from dso_jax.dataset.shards import all_finite
 from dso_jax.generation import generate
+from dso_jax.generation.ahead import ahead
+from dso_jax.generation.batches import Progress
 from dso_jax.generation.generator import Generator
 from dso_jax.generation.prompt_sources import Loaded, Source
 from dso_jax.stopwatch import Stopwatch
@@ -66,32 +71,48 @@ def make(
     recipe: Recipe,
     blocks: Iterable[tuple[int, np.ndarray]],
     watch: Stopwatch,
-) -> Iterator[tuple[int, Made]]:
-    """The samples of blocks, in order.
+) -> abc.Generator[tuple[int, Made], None, None]:
+    """The samples of blocks, in order. Closing it ends the work after the batch in the network.
 
     Args:
-        blocks: number of each and its prompts; asked for a little ahead.
+        blocks: number of each and its prompts; asked for a little ahead, by another thread.
         watch: counts the stages.
     """
     asked: deque[int] = deque()
+    stop = threading.Event()
 
     def rows() -> Iterator[np.ndarray]:
         for number, prompts in blocks:
             asked.append(number)
             yield prompts
 
-    with contextlib.closing(source.load(rows())) as loading:
-        while True:
-            with watch("images"):
-                taken = list(itertools.islice(loading, len(generator.flow)))
-            if not taken:
-                return
-            numbers = [asked.popleft() for _ in taken]
-            yield from zip(numbers, _round(generator, source, recipe, taken, watch), strict=True)
+    def going_on(_: int) -> None:
+        if stop.is_set():
+            raise RuntimeError("nobody waits for these samples any more")
+
+    def rounds() -> abc.Generator[list[tuple[int, Made]], None, None]:
+        with contextlib.closing(source.load(rows())) as loading:
+            while True:
+                with watch("images"):
+                    taken = list(itertools.islice(loading, len(generator.flow)))
+                if not taken:
+                    return
+                numbers = [asked.popleft() for _ in taken]
+                made = _round(generator, source, recipe, taken, watch, going_on)
+                yield list(zip(numbers, made, strict=True))
+
+    with contextlib.closing(ahead(rounds(), stop)) as made:
+        for one in made:
+            yield from one
 
 
 def _round(
-    generator: Generator, source: Source, recipe: Recipe, taken: list[Loaded], watch: Stopwatch
+    generator: Generator,
+    source: Source,
+    recipe: Recipe,
+    taken: list[Loaded],
+    watch: Stopwatch,
+    progress: Progress,
 ) -> list[Made]:
     """Several blocks at once, so that all devices have something to do."""
     full = [loaded for loaded in taken if len(loaded.rows)]
@@ -99,12 +120,12 @@ def _round(
         return [_nothing(loaded) for loaded in taken]
     with watch("conditions"):
         found = [source.conditions(loaded.images) for loaded in full]
-        conditions = [one.astype(generator.dtype) for one in found]
+        conditions = [one.astype(generator.dtype, copy=False) for one in found]
     lines = [_lines(source, recipe, loaded.rows) for loaded in full]
     seeds = np.concatenate([one["seed"] for one in lines])
     images = [len(loaded.rows) for loaded in full]
     with watch("sampling"):
-        latents = generator.latents(np.concatenate(conditions), seeds, images)
+        latents = generator.latents(np.concatenate(conditions), seeds, images, progress)
     samples = [recipe.samples * count for count in images]
     with watch("decoding"):
         logits = generator.logits(latents, samples)
@@ -135,14 +156,15 @@ def _finite(
 ) -> Made:
     """Without the samples that overflowed, which nothing could be learned from."""
     good = np.array([all_finite(one) for one in latents])
+    keep = slice(None) if good.all() else good  # a slice copies nothing
     bad = zip(*(lines[name][~good] for name in KEY), strict=True)
     problems = [f"sample {':'.join(map(str, key))}: the latent is not finite" for key in bad]
     return Made(
-        lines={name: values[good] for name, values in lines.items()},
+        lines={name: values[keep] for name, values in lines.items()},
         images=loaded.images,
         conditions=conditions,
-        latents=latents[good],
-        logits=logits[good],
+        latents=latents[keep],
+        logits=logits[keep],
         problems=(*loaded.problems, *problems),
     )
 

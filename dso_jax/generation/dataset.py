@@ -3,18 +3,20 @@
 The prompts are cut into numbered blocks, in order; block k is shard k of the folder, whoever makes
 it. Processes share nothing but the folder: each makes blocks that are not there yet. The bits of a
 block depend on its prompts alone, not on what ran before or beside it, nor on how many devices.
+A thread samples blocks while those before are written.
 
 A block is written twice. Once it is sampled, its latents, its conditions and a table without labels
 are on the disk. Its objects then drop among those of other blocks; when the last of them has come
 to rest, the table with labels is renamed into place, and the block is part of the dataset. A kill
-costs the sampling of the blocks that are in the networks (one a device); what waited for labels is
-decoded and dropped again.
+costs the sampling of the blocks that are in the networks (one a device), and of those before if
+they are not written yet; what waited for labels is decoded and dropped again.
 
 Shapes: m images and n samples of a block, S condition tokens, D width.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import random
@@ -62,7 +64,8 @@ class Report(NamedTuple):
     Attributes:
         complete: whether the whole dataset is there now.
         problems: one line for each prompt or sample that had to be left out.
-        seconds: stage -> what the main thread spent in it.
+        seconds: stage -> what its thread spent in it; `writing` and `bodies` pass while the next
+            blocks are sampled.
         compiling: of these, seconds of compilation.
     """
 
@@ -211,15 +214,16 @@ class DatasetJob:
         made = generate_blocks.make(
             self._generator, self._source, self._recipe, blocks(), self._watch
         )
-        for shard, block in made:
-            self._note(block.problems)
-            self._tell("sample", len(block.latents))
-            if not len(block.latents):
-                self._writer.label(shard, {name: [] for name in SCHEMA.names})
-                continue
-            with self._watch("writing"):
-                lines = self._write(shard, block)
-            self._drop(shard, lines, block.images, block.logits, labelling)
+        with contextlib.closing(made):
+            for shard, block in made:
+                self._note(block.problems)
+                self._tell("sample", len(block.latents))
+                if not len(block.latents):
+                    self._writer.label(shard, {name: [] for name in SCHEMA.names})
+                    continue
+                with self._watch("writing"):
+                    lines = self._write(shard, block)
+                self._drop(shard, lines, block.images, block.logits, labelling)
 
     def _write(self, shard: int, block: Made) -> dict[str, list]:
         """Keeps a block; it waits for its labels."""

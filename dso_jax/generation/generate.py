@@ -21,6 +21,7 @@ from dso_jax.generation import batches
 from dso_jax.generation.batches import Progress
 from dso_jax.generation.prompts import Named
 from dso_jax.models import Execution, LoRAConfig, apply_decoder, apply_flow, flow_context
+from dso_jax.models.layers import Dtype
 from dso_jax.pretrained import Base
 from dso_jax.sampler import SamplerConfig, sample
 from sim_mjx.margin import static_margin_deg
@@ -113,14 +114,16 @@ def decode(
     batch: int = BATCH,
     groups: Sequence[int] | None = None,
     progress: Progress | None = None,
+    dtype: Dtype = jnp.float32,
 ) -> Float[np.ndarray, "N R R R"]:
-    """Occupancy logits of latents.
+    """Occupancy logits of latents, in single precision.
 
     Args:
       params: copies of the decoder's, one for each device; by default `base.decoder_params`.
+      dtype: of the decoder's torso; TRELLIS runs it in float16.
       batch, groups, progress: as in `batches.run`.
     """
-    run = _decoder(base.decoder_config)
+    run = _decoder(base.decoder_config, jnp.dtype(dtype).name)
     functions = [functools.partial(run, one) for one in params or [base.decoder_params]]
     rows = np.asarray(latents)
     return batches.run(functions, rows, size=batch, groups=groups, progress=progress)
@@ -150,7 +153,11 @@ def _sampler(
 ) -> Callable:
     shape = (config.in_channels, *(config.resolution,) * 3)
 
-    @jax.jit
+    # cuBLASLt adds biases and computes GELU where a product ends; Triton's kernels, which XLA
+    # tries too, leave that to further passes over the largest arrays.
+    options = {"xla_gpu_enable_triton_gemm": False} if jax.default_backend() == "gpu" else None
+
+    @functools.partial(jax.jit, compiler_options=options)
     def run(params: dict, cond: jax.Array, draws: jax.Array) -> jax.Array:
         """(g,S,D) conditions with (g,n) seeds or (g,n,C,r,r,r) noise -> (g,n,C,r,r,r)."""
         noise = draws.reshape(-1, *draws.shape[2:])
@@ -167,5 +174,5 @@ def _sampler(
 
 
 @functools.cache
-def _decoder(config) -> Callable:
-    return jax.jit(lambda params, z: apply_decoder(config, params, z)[:, 0])
+def _decoder(config, dtype: str) -> Callable:
+    return jax.jit(lambda params, z: apply_decoder(config, params, z, dtype=dtype)[:, 0])

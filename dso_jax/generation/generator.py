@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dso_jax.generation import batches, generate
+from dso_jax.generation.batches import Progress
 from dso_jax.models import Execution, LoRAConfig
 from dso_jax.pretrained import Base
 
@@ -33,6 +34,7 @@ class Generator:
         lora: the adapter's settings.
         adapter: what names the adapter in a dataset's meta.json.
         execution: how the transformer is carried out. Its type is that of what is stored, too.
+        decoder_dtype: of the decoder's torso.
         batch: samples a network call. Another one changes the last bits of a sample.
     """
 
@@ -42,6 +44,7 @@ class Generator:
     lora: LoRAConfig | None = None
     adapter: str | None = None
     execution: Execution = dataclasses.field(default_factory=Execution)
+    decoder_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     batch: int = generate.BATCH
 
     @classmethod
@@ -81,11 +84,16 @@ class Generator:
             "adapter": self.adapter,
             "sampler": dataclasses.asdict(self.base.sampler),
             "dtype": self.execution.dtype,
+            "decoder_dtype": self.decoder_dtype,
             "batch": self.batch,
         }
 
     def latents(
-        self, conditions: Float[np.ndarray, "M S D"], draws: np.ndarray, groups: Sequence[int]
+        self,
+        conditions: Float[np.ndarray, "M S D"],
+        draws: np.ndarray,
+        groups: Sequence[int],
+        progress: Progress | None = None,
     ) -> Float[np.ndarray, "N C r r r"]:
         """As `generate.sample_latents`, in the type in which they are stored."""
         found = generate.sample_latents(
@@ -97,6 +105,7 @@ class Generator:
             execution=self.execution,
             batch=self.batch,
             groups=groups,
+            progress=progress,
         )
         return found.astype(self.dtype)
 
@@ -106,5 +115,10 @@ class Generator:
         """Occupancy of stored latents, so that whoever decodes them again sees the same solid."""
         rows = np.asarray(latents, np.float32)
         return generate.decode(
-            self.base, rows, params=self.decoder, batch=self.batch, groups=groups
+            self.base,
+            rows,
+            params=self.decoder,
+            batch=self.batch,
+            groups=groups,
+            dtype=self.decoder_dtype,
         )

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -22,6 +23,9 @@ from sim_mjx.stream import DropStream
 
 _MAKERS = 4  # threads at most: a body of 64^3 voxels takes 13 ms
 _AHEAD = 2  # batches of logits that wait for a thread
+# Slots on an accelerator: its turn comes between two batches of the sampler, and by then no more
+# objects than this have been sampled since the oldest that still rolls.
+_SLOTS = 4096
 
 Done = Callable[[Any, sim_mjx.Rest, np.ndarray], None]
 
@@ -52,7 +56,8 @@ class Labelling:
         self._makers = ThreadPoolExecutor(threads, "bodies")
         self._room = threading.Semaphore(threads + _AHEAD)
         self._made: list[Future] = []
-        self._stream = DropStream(protocol, progress=progress)
+        slots = None if jax.default_backend() == "cpu" else _SLOTS
+        self._stream = DropStream(protocol, slots=slots, progress=progress)
         self._collecting = ThreadPoolExecutor(1, "labels")
 
     def __enter__(self) -> Labelling:

@@ -121,9 +121,9 @@ def test_what_waited_for_labels_is_not_sampled_again(whole, tmp_path, monkeypatc
     sampled = []
     latents = Generator.latents
 
-    def counted(self, conditions, draws, groups):
+    def counted(self, conditions, draws, groups, progress):
         sampled.append(len(draws))
-        return latents(self, conditions, draws, groups)
+        return latents(self, conditions, draws, groups, progress)
 
     with monkeypatch.context() as patch:
         patch.setattr(Generator, "latents", counted)
@@ -199,8 +199,8 @@ def test_pictures_may_be_kept_in_place_of_conditions(whole, tmp_path):
 def test_samples_that_overflow_are_left_out(tmp_path, monkeypatch):
     latents = Generator.latents
 
-    def overflowing(self, conditions, draws, groups):
-        found = latents(self, conditions, draws, groups).copy()
+    def overflowing(self, conditions, draws, groups, progress):
+        found = latents(self, conditions, draws, groups, progress).copy()
         found[4] = np.inf
         return found
 

@@ -104,7 +104,7 @@ class Source:
 class Tipping:
     """Takes the place of `DropStream`: heavy bodies fall. For tests that are not about physics."""
 
-    def __init__(self, protocol, *, progress):
+    def __init__(self, protocol, *, progress, slots=None):
         self._progress, self._ended = progress, queue.Queue()
 
     def __enter__(self):
