@@ -1,0 +1,212 @@
+"""Labels a second on parts of a host's GPUs; a part of `scaling.py`.
+
+The committed meshes of one bucket, each start turned a little, are put in block by block until so
+many have been dropped: by one stream over the devices, as `dso label` does it (`stream`, with as
+many labels in all or on each device); by a stream and a thread for each device (`threads`); and by
+a process for each (`processes`), as `dso label --shard I/N` can be run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks import measure
+from benchmarks.scaling import EXPECTED, PARTS, ROOT, Results
+from sim_mjx import Protocol, RigidBody, concatenate
+from sim_mjx.perturb import Perturbation, turned
+from sim_mjx.prepare import prepare
+from sim_mjx.stream import DropStream
+
+MESHES = ROOT / "tests" / "data" / "meshes"
+POINTS = 64  # of a body, a bucket
+THETA = 0.05  # radians
+BLOCK = {"full": 8192, "small": 24}  # bodies that are put in together, as a job does
+UNIQUE = 4  # blocks
+USUAL = 38  # blocks: the 312,000 labels of DSO's dataset, unless
+SECONDS = {"full": (4.0, 12.0), "small": (0.2, 0.4)}  # one device would have less or more to do
+TAIL = 0.99
+PROTOCOL = Protocol()
+
+
+def main(folder: Path, size: str) -> None:
+    """Compiles for every set of devices, then measures one after another."""
+    devices = jax.devices()
+    count = len(devices)
+    facts = {"device": devices[0].device_kind, "devices": count, "points": POINTS, "theta": THETA}
+    results = Results(folder, "labels", facts | measure.versions("jax", "jaxlib", "mujoco-mjx"))
+    workers: list[subprocess.Popen] = []
+    with measure.beside_others():
+        if "processes" not in results.cases:
+            workers = [_start(number, size) for number in range(count)]
+        blocks = make_blocks(size)
+        sets = [devices[:n] for n in (1, 2, 4) if n <= count] + [[d] for d in devices[1:]]
+        start = time.perf_counter()
+
+        def first(some: list) -> None:
+            try:
+                drop(blocks, 1, [some])
+            except EXPECTED as error:
+                results.say(f"{len(some)} device(s) FAILED: {str(error)[-1500:]}")
+
+        with ThreadPoolExecutor(len(sets)) as threads:
+            list(threads.map(first, sets))
+        results.say(f"compiled, and a block dropped, in {time.perf_counter() - start:.1f} s")
+        ready = [worker for worker in workers if _line(worker)]
+        results.say(f"{len(ready)} of {count} processes are ready")
+    measure.alone()
+    results.say("alone on the machine")
+    try:
+        _cases(results, blocks, devices, ready if len(ready) == count else [], size)
+    finally:
+        for worker in workers:
+            worker.kill()
+
+
+def _cases(
+    results: Results, blocks: list[RigidBody], devices: list, workers: list, size: str
+) -> None:
+    count = len(devices)
+    results.run("pilot", lambda: drop(blocks, 4, [devices[:1]]))
+    rate = results.cases.get("pilot", {}).get("labels_per_s", 0.0)
+    least, most = (round(seconds * rate / BLOCK[size]) for seconds in SECONDS[size])
+    each = -(-min(max(USUAL, least), max(most, count)) // count) * count
+    results.run("stream/1", lambda: drop(blocks, each, [devices[:1]]))
+    for n in (2, 4):
+        if n <= count:
+            for name, total in (("same", each), ("more", n * each)):
+                case = f"stream/{n}-{name}"
+                results.run(case, lambda n=n, total=total: drop(blocks, total, [devices[:n]]))
+                results.ratio(f"speedup/{case}", case, "stream/1", "labels_per_s")
+    apart = [[device] for device in devices]
+    results.run("threads", lambda: drop(blocks, count * each, apart))
+    results.ratio("speedup/threads", "threads", "stream/1", "labels_per_s")
+    if workers:
+        results.run("processes", lambda: _together(workers, each))
+        results.ratio("speedup/processes", "processes", "stream/1", "labels_per_s")
+
+
+def make_blocks(size: str) -> list[RigidBody]:
+    """Blocks of bodies, no two of which start alike."""
+    paths = sorted(MESHES.iterdir())
+    found = [item.body for item in prepare(paths, PROTOCOL, workers=0) if item.body is not None]
+    bodies = concatenate([body for body in found if body.points.shape[1] == POINTS])
+    chosen = np.arange(BLOCK[size]) % len(bodies)
+    many = bodies[chosen]
+    return [
+        turned(many, Perturbation(THETA, len(many), seed).quaternions("0"))
+        for seed in range(UNIQUE)
+    ]
+
+
+def drop(blocks: list[RigidBody], total: int, sets: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    """Puts in `total` blocks, shared out among streams of these devices, and takes what comes."""
+    arrivals: list[tuple[float, int]] = []
+    sums = {"labels": 0, "steps": 0, "stable": 0}
+    lock = threading.Lock()
+    begin, processor = time.perf_counter(), time.process_time()
+
+    def arrived(labels: int) -> None:
+        with lock:
+            arrivals.append((time.perf_counter() - begin, labels))
+
+    def take(results: Any) -> None:
+        for _, rest in results:
+            with lock:
+                sums["labels"] += len(rest.steps)
+                sums["steps"] += int(rest.steps.sum())
+                sums["stable"] += int(rest.stable(PROTOCOL).sum())
+
+    def one(number: int) -> None:
+        devices = sets[number]
+        with DropStream(PROTOCOL, step="slim", devices=devices, progress=arrived) as stream:
+            for block in range(number, total, len(sets)):
+                stream.put(blocks[block % len(blocks)])
+                take(stream.ready())
+            stream.close()
+            take(stream.results())
+
+    _all(one, len(sets))
+    seconds, processor = time.perf_counter() - begin, time.process_time() - processor
+    done, most = 0, TAIL * sums["labels"]
+    nearly = next(at for at, n in sorted(arrivals) if (done := done + n) >= most)
+    return {
+        "devices": sum(map(len, sets)),
+        "labels": sums["labels"],
+        "steps": sums["steps"],
+        "seconds": seconds,
+        "seconds_to_99_percent": nearly,
+        "labels_per_s": sums["labels"] / seconds,
+        "labels_per_s_to_99_percent": TAIL * sums["labels"] / nearly,
+        "steps_per_s": sums["steps"] / seconds,
+        "stable_percent": 100 * sums["stable"] / sums["labels"],
+        "cores_busy": processor / seconds,
+    }
+
+
+def _all(call: Callable[[int], None], count: int) -> None:
+    if count == 1:
+        return call(0)
+    with ThreadPoolExecutor(count) as threads:
+        list(threads.map(call, range(count)))
+
+
+def _start(number: int, size: str) -> subprocess.Popen:
+    """A process that has one device, says when it is ready, and waits for a number of blocks."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    own = visible[number] if len(visible) > number and visible[0] else str(number)
+    share = str(PARTS["labels"][1] / 2)
+    environ = os.environ | {"CUDA_VISIBLE_DEVICES": own, "XLA_PYTHON_CLIENT_MEM_FRACTION": share}
+    program = f"from benchmarks import scaling_labels as s; s.work({size!r})"
+    return subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=environ,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def work(size: str) -> None:
+    """Such a process."""
+    blocks, devices = make_blocks(size), jax.devices()[:1]
+    drop(blocks, 1, [devices])
+    print("ready", flush=True)
+    for line in sys.stdin:
+        print(json.dumps(drop(blocks, int(line), [devices])), flush=True)
+
+
+def _line(worker: subprocess.Popen) -> str:
+    assert worker.stdout is not None
+    return worker.stdout.readline()
+
+
+def _together(workers: list[subprocess.Popen], each: int) -> dict[str, Any]:
+    """So many blocks in every process at the same time."""
+    begin = time.perf_counter()
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write(f"{each}\n")
+        worker.stdin.flush()
+    told = [json.loads(_line(worker)) for worker in workers]
+    seconds = time.perf_counter() - begin
+    labels = sum(answer["labels"] for answer in told)
+    return {
+        "devices": len(workers),
+        "labels": labels,
+        "seconds": seconds,
+        "labels_per_s": labels / seconds,
+        "labels_per_s_each": [answer["labels_per_s"] for answer in told],
+    }
