@@ -10,8 +10,9 @@ place of the decoder's output, whose own time is spent all the same. The record 
 
 `job` is the command itself, from picture files to a labelled folder: once to compile, then timed.
 `sampler`, `encode`, `decode`, `conv` and `labels` time a stage alone, warm, its inputs on the
-device. Each group of cases has a process of its own, with a limit; each case is recorded as soon
-as it is done, and is skipped the next time. At the end: shares, and the 312k samples of the paper.
+device; `torch` the sampler's rival under torch.compile. Each group of cases has a process of its
+own, with a limit; each case is recorded as soon as it is done, and is skipped the next time. At the
+end: shares, and the 312k samples of the paper.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ sys.path.insert(0, str(ROOT))
 
 from dso_jax.atomic import write_text  # noqa: E402
 
-GROUPS = ("job", "decode", "encode", "conv", "labels", "sampler")
+GROUPS = ("job", "decode", "encode", "conv", "labels", "sampler", "torch")
 NOTE = (
     "random weights; bodies and labels of voxelised meshes in place of the decoder's output, "
     "which is noise and whose time is spent all the same"
@@ -111,7 +112,7 @@ def _apart(group: str, work: Path, options: argparse.Namespace, left: float) -> 
         return
     command = [sys.executable, __file__, "--group", group, "--work", str(work)]
     for name in ("size", "out", "batches", "pictures", "samples", "drops", "cases"):
-        command += [f"--{name}", str(getattr(options, name))]
+        command.append(f"--{name}={getattr(options, name)}")
     # Both: our command chooses the folder that it would anyway, the stages find the same programs.
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(work / "xla"))
     environ = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}
@@ -129,11 +130,16 @@ def _group(options: argparse.Namespace, record: Record) -> int:
     # All of the card: the job needs its pool, and nobody else is there.
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.9")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+    batches = [int(batch) for batch in options.batches.split(",")]
+    if options.group == "torch":  # a process with one CUDA runtime
+        from benchmarks import generation_torch
+
+        generation_torch.run(record, batches, options)
+        return 0
     from benchmarks import generation_job, generation_stages
     from benchmarks.generation_inputs import SIZES
 
     size = SIZES[options.size]
-    batches = [int(batch) for batch in options.batches.split(",")]
     if options.group == "job":
         generation_job.run(record, options.work, size, batches[0], options)
     else:

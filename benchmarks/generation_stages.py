@@ -30,8 +30,12 @@ from dso_jax.sampler import SamplerConfig
 from dso_jax.training import flops
 from sim_mjx.stream import DropStream
 
-# Ways to run the sampler: fields of `Execution`.
-WAYS: dict[str, dict[str, Any]] = {"": {}, "-split": {"projections": "split"}}
+# Ways to run the sampler beside that of the command: fields of `Execution`, and XLA's options.
+WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "": ({}, {}),
+    "-fused": ({"projections": "fused"}, {}),
+    "-triton": ({}, {"xla_gpu_enable_triton_gemm": True}),
+}
 SECONDS = 2.0  # a case is called until so much is measured, but twice at least
 # Precision of fp32 products: what torch does by default, fp32 out of 16-bit products, and TF32.
 PRECISIONS = ("highest", "BF16_BF16_F32_X3", "TF32_TF32_F32_X3", "TF32_TF32_F32")
@@ -43,22 +47,23 @@ def sampler(record, work: Path, size: Size, batches: list[int], options) -> None
     base = pretrained.load(str(work / "pipeline"), dtype=dtype)
     wanted, programs = {}, {}
     for batch in batches:
-        for way, fields in WAYS.items():
+        for way, (fields, xla) in WAYS.items():
             if way and batch != batches[0]:
                 continue
             name = f"sampler/b{batch}{way}"
             if _asked(record, name, options):
-                wanted[name] = (batch, Execution(dtype=dtype, **fields))
+                fields = {"dtype": dtype, "projections": "split"} | fields
+                wanted[name] = (batch, Execution(**fields), xla if _on_gpu() else {})
     with ThreadPoolExecutor(4) as pool:  # XLA compiles side by side
-        for name, (batch, execution) in wanted.items():
-            work_of = (base, size, batch, execution, options.samples)
+        for name, (batch, execution, xla) in wanted.items():
+            work_of = (base, size, batch, execution, xla, options.samples)
             programs[name] = pool.submit(_compiled_sampler, *work_of)
-    for name, (batch, execution) in wanted.items():
-        about = {"batch": batch, "execution": str(execution), "device": _kind()}
+    for name, (batch, execution, xla) in wanted.items():
+        about = {"batch": batch, "execution": str(execution), "xla": xla, "device": _kind()}
         record.run(name, lambda p=programs[name], b=batch: _sampler(p.result(), b), **about)
 
 
-def _compiled_sampler(base, size: Size, batch: int, execution: Execution, samples: int):
+def _compiled_sampler(base, size: Size, batch: int, execution: Execution, xla: dict, samples: int):
     images = max(1, batch // samples)
     run = generate._sampler(base.flow_config, None, SamplerConfig(), execution)
     tokens = 1 + size.encoder.num_registers + size.encoder.grid**2
@@ -66,7 +71,7 @@ def _compiled_sampler(base, size: Size, batch: int, execution: Execution, sample
     cond = jax.random.normal(jax.random.key(0), shape).astype(execution.dtype)
     seeds = jnp.arange(batch, dtype=jnp.uint32).reshape(images, -1)
     started = time.monotonic()
-    program = run.lower(base.flow_params, cond, seeds).compile()
+    program = run.lower(base.flow_params, cond, seeds).compile(xla)
     seconds = time.monotonic() - started
     counted = flops.count(run, base.flow_params, cond, seeds)
     return program, (base.flow_params, cond, seeds), seconds, counted
@@ -273,7 +278,11 @@ def _asked(record, name: str, options: argparse.Namespace) -> bool:
 
 
 def _dtype() -> Any:
-    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return "bfloat16" if _on_gpu() else "float32"
+
+
+def _on_gpu() -> bool:
+    return jax.default_backend() == "gpu"
 
 
 def _kind() -> str:
