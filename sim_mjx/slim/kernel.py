@@ -9,7 +9,7 @@ Legend: S bodies, K support points, V entries of the polygon table, W bodies of 
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -74,37 +74,53 @@ def _padded(leaf: Array) -> Array:
 def _launch(c: Constants, steps: int, body, shape, motion, active, interpret: bool):
     from jax.experimental import pallas as pl  # a quarter of a second that a CPU can do without
 
-    memory: dict[str, Any] = {"points": body.points.transpose(2, 1, 0), "skin": body.skin}
+    leaves, structure = jax.tree.flatten((shape, motion, body.skin))
+    moving = len(jax.tree.leaves(motion))
+    memory = {"numbers": _packed(leaves)}
+    memory["points"] = _packed([body.points[..., axis] for axis in range(3)], axis=1)
+    memory["active"] = active.astype(jnp.int32)
     if body.polygons is not None:
         table = body.polygons
         memory |= {name: getattr(table, name) for name in ("start", "count", "normals", "contacts")}
-    arrays, structure = jax.tree.flatten((active.astype(jnp.int32), (shape, motion), memory))
-    outputs = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(motion)]
+    names = list(memory)
 
     def kernel(*refs: Any) -> None:
-        inputs, results = refs[: len(arrays)], refs[len(arrays) :]
-        live, (own, at), memory = jax.tree.unflatten(structure, inputs)
-        lane = pl.program_id(0) * WARP + jnp.arange(WARP, dtype=jnp.int32)
-        load = functools.partial(jax.tree.map, lambda ref: ref[lane])
-        live, own, at = load(live) != 0, load(own), load(at)
-        choose = _rule(memory, lane)
+        here = _Memory(dict(zip(names, refs, strict=False)), pl.program_id(0) * WARP)
+        live = here.refs["active"][here.lane] != 0
+        parts = [part for k in range(-(-len(leaves) // 4)) for part in here.four("numbers", k)]
+        own, at, skin = jax.tree.unflatten(structure, parts[: len(leaves)])
+        choose = _rule(here, skin)
         machine = Machine(_any, stacked=False)
 
         def one(_, motion: slim_step.Motion) -> slim_step.Motion:
             return slim_step.step(c, choose, own, motion, machine=machine, live=live)
 
         moved = jax.lax.fori_loop(0, steps * _any(live).astype(jnp.int32), one, at)
-        for ref, value in zip(results, jax.tree.leaves(moved), strict=True):
-            ref[lane] = value
+        here.put(refs[-1], jax.tree.leaves(moved))
 
+    out = jax.ShapeDtypeStruct((-(-moving // 4), *memory["numbers"].shape[1:]), body.mass.dtype)
     moved = pl.pallas_call(
         kernel,
         grid=(active.shape[0] // WARP,),
-        out_shape=outputs,
+        out_shape=out,
         interpret=interpret,
         **({} if interpret else {"compiler_params": _one_warp()}),
-    )(*arrays)
-    return jax.tree.unflatten(jax.tree.structure(motion), moved)
+    )(*memory.values())
+    numbers = [moved[k // 4, :, k % 4] for k in range(moving)]
+    return jax.tree.unflatten(jax.tree.structure(motion), numbers)
+
+
+def _packed(leaves: Sequence[Array], axis: int = 0) -> Array:
+    """Numbers of each body, four side by side as a thread reads them at once: (N, S, 4).
+
+    Triton's compiler takes a fixed time for every access to memory, more than for all the rest.
+    """
+    zero = jnp.zeros_like(leaves[0])
+    leaves = [*leaves, *[zero] * (-len(leaves) % 4)]
+    if axis:  # N is an axis of the leaves
+        return jnp.stack([leaf.swapaxes(0, axis) for leaf in leaves], axis=-1)
+    fours = [jnp.stack(leaves[k : k + 4], axis=-1) for k in range(0, len(leaves), 4)]
+    return jnp.stack(fours)
 
 
 def _one_warp() -> Any:
@@ -117,37 +133,74 @@ def _any(live: Bool[Array, " W"]) -> Bool[Array, ""]:
     return jnp.max(live.astype(jnp.int32)) > 0
 
 
-def _rule(memory: dict[str, Any], lane: Int[Array, " W"]) -> Choose:
-    choose = _polygon_corners if "start" in memory else _skin_points
+class _Memory:
+    """What a warp reads and writes.
+
+    Args:
+        refs: arrays by name.
+        begin: the warp's first body.
+
+    Attributes:
+        mine: the warp's bodies.
+        lane: each thread's body.
+        order: (W, 4), which of four.
+    """
+
+    def __init__(self, refs: dict[str, Any], begin: Int[Array, ""]):
+        from jax.experimental import pallas as pl
+
+        self.refs, self.mine = refs, pl.ds(begin, WARP)
+        self.lane = begin + jnp.arange(WARP, dtype=jnp.int32)
+        self.order = jax.lax.broadcasted_iota(jnp.int32, (WARP, 4), 1)
+
+    def four(self, name: str, row: Any) -> list[Scalar]:
+        """The numbers of a row of a packed array."""
+        values = self.refs[name][row, self.mine, :]
+        # Sums of integers, of which all but one are zero and go at compile time.
+        whole = jnp.int32 if values.dtype == jnp.float32 else jnp.int64
+        bits = jax.lax.bitcast_convert_type(values, whole)
+        parts = [jnp.where(self.order == k, bits, 0).sum(axis=1, dtype=whole) for k in range(4)]
+        return [jax.lax.bitcast_convert_type(part, values.dtype) for part in parts]
+
+    def put(self, ref: Any, values: Sequence[Scalar]) -> None:
+        """Writes numbers as a packed array."""
+        for row in range(ref.shape[0]):
+            tile = jnp.zeros(self.order.shape, ref.dtype)
+            for k, value in enumerate(values[4 * row : 4 * row + 4]):
+                tile = jnp.where(self.order == k, value[:, None], tile)
+            ref[row, self.mine, :] = tile
+
+
+def _rule(here: _Memory, skin: Scalar) -> Choose:
+    choose = _polygon_corners if "start" in here.refs else _skin_points
     both = (CONTACTS, WARP)
-    owner = jnp.broadcast_to(lane[None], both)
+    owner = jnp.broadcast_to(here.lane[None], both)
     order = jax.lax.broadcasted_iota(jnp.int32, both, 0)
 
     def rule(up: Vector, height: Scalar):
-        index, valid = choose(memory, lane, owner, order, up, height)
-        points = memory["points"]
-        return (points[0, index, owner], points[1, index, owner], points[2, index, owner]), valid
+        index, valid = choose(here, skin, owner, order, up, height)
+        points = here.refs["points"]
+        point = points[index, owner, 0], points[index, owner, 1], points[index, owner, 2]
+        return point, valid
 
     return rule
 
 
-def _scan(memory, lane, start, look):
+def _scan(here: _Memory, start, look):
     """`look(values, point, index)` over all support points, from the first to the last."""
-    points = memory["points"]
-    count = points.shape[1]
+    count = here.refs["points"].shape[0]
 
     def some(turn, values):
         for k in range(_UNROLLED):
             index = turn * _UNROLLED + k
-            point = points[0, index, lane], points[1, index, lane], points[2, index, lane]
-            values = look(values, point, index)
+            values = look(values, tuple(here.four("points", index)[:3]), index)
         return values
 
     assert count % _UNROLLED == 0, "points of no bucket"
     return jax.lax.fori_loop(0, count // _UNROLLED, some, start)
 
 
-def _lowest(memory, lane, up: Vector, height: Scalar) -> tuple[Scalar, Int[Array, " W"]]:
+def _lowest(here: _Memory, up: Vector, height: Scalar) -> tuple[Scalar, Int[Array, " W"]]:
     """The least height over the ground, and the first point that has it."""
 
     def look(best, point, index):
@@ -155,27 +208,30 @@ def _lowest(memory, lane, up: Vector, height: Scalar) -> tuple[Scalar, Int[Array
         lower = value < best[0]
         return jnp.where(lower, value, best[0]), jnp.where(lower, index, best[1])
 
-    start = jnp.full(lane.shape, jnp.inf, height.dtype), jnp.zeros(lane.shape, jnp.int32)
-    return _scan(memory, lane, start, look)
+    start = jnp.full(height.shape, jnp.inf, height.dtype), jnp.zeros(height.shape, jnp.int32)
+    return _scan(here, start, look)
 
 
-def _polygon_corners(memory, lane, owner, order, up: Vector, height: Scalar):
+def _polygon_corners(here: _Memory, skin, owner, order, up: Vector, height: Scalar):
     """`contact.polygon_rule`: indices (C, W) of points, and which are contacts."""
-    _, deepest = _lowest(memory, lane, up, height)
-    first, count = memory["start"][lane, deepest], memory["count"][lane, deepest]
+    del skin
+    lane, refs = here.lane, here.refs
+    _, deepest = _lowest(here, up, height)
+    first, count = refs["start"][lane, deepest], refs["count"][lane, deepest]
 
     def look(carry):
         turn, best, entry = carry
-        here = turn < count
-        at = first + jnp.where(here, turn, 0)
-        normal = tuple(memory["normals"][lane, at, axis] for axis in range(3))
+        valid = turn < count
+        at = first + jnp.where(valid, turn, 0)
+        normal = refs["normals"][lane, at, 0], refs["normals"][lane, at, 1]
+        normal = *normal, refs["normals"][lane, at, 2]
         downward = -vec.dot(normal, up)
-        better = here & (downward > best)
+        better = valid & (downward > best)
         return turn + 1, jnp.where(better, downward, best), jnp.where(better, at, entry)
 
     start = 0, jnp.full(lane.shape, -jnp.inf, height.dtype), first
     _, _, entry = jax.lax.while_loop(lambda carry: _any(carry[0] < count), look, start)
-    index = memory["contacts"][owner, jnp.broadcast_to(entry[None], owner.shape), order]
+    index = refs["contacts"][owner, jnp.broadcast_to(entry[None], owner.shape), order]
     distinct = order >= 0
     for k in range(CONTACTS - 1):
         earlier = jnp.where(order == k, index, 0).sum(axis=0)
@@ -183,17 +239,17 @@ def _polygon_corners(memory, lane, owner, order, up: Vector, height: Scalar):
     return index, distinct
 
 
-def _skin_points(memory, lane, owner, order, up: Vector, height: Scalar):
+def _skin_points(here: _Memory, skin, owner, order, up: Vector, height: Scalar):
     """`contact.skin_rule`, likewise; three passes over the points."""
     del owner
-    lowest, first = _lowest(memory, lane, up, height)
-    near = jnp.minimum(lowest + memory["skin"][lane], 0.0)
-    zero = jnp.zeros(lane.shape, jnp.int32)
-    least = jnp.full(lane.shape, -jnp.inf, height.dtype)
+    lowest, first = _lowest(here, up, height)
+    near = jnp.minimum(lowest + skin, 0.0)
+    zero = jnp.zeros(height.shape, jnp.int32)
+    least = jnp.full(height.shape, -jnp.inf, height.dtype)
 
     def at(index) -> Vector:
-        points = memory["points"]
-        return points[0, index, lane], points[1, index, lane], points[2, index, lane]
+        points, lane = here.refs["points"], here.lane
+        return points[index, lane, 0], points[index, lane, 1], points[index, lane, 2]
 
     a = at(first)
 
@@ -207,14 +263,14 @@ def _skin_points(memory, lane, owner, order, up: Vector, height: Scalar):
         better = allowed(point) & (value > best[0])
         return jnp.where(better, value, best[0]), jnp.where(better, index, best[1])
 
-    _, second = _scan(memory, lane, (least, zero), further)
+    _, second = _scan(here, (least, zero), further)
     b = at(second)
     across = vec.cross(up, vec.sub(b, a))
 
     def beside(best, point, index):
         value = vec.dot(vec.sub(point, a), across)
-        here = allowed(point)
-        left, right = here & (value > best[0]), here & (-value > best[2])
+        inside = allowed(point)
+        left, right = inside & (value > best[0]), inside & (-value > best[2])
         return (
             jnp.where(left, value, best[0]),
             jnp.where(left, index, best[1]),
@@ -222,7 +278,7 @@ def _skin_points(memory, lane, owner, order, up: Vector, height: Scalar):
             jnp.where(right, index, best[3]),
         )
 
-    left, third, right, fourth = _scan(memory, lane, (least, zero, least, zero), beside)
+    left, third, right, fourth = _scan(here, (least, zero, least, zero), beside)
     new_second = second != first
     index, valid = jnp.zeros(order.shape, jnp.int32), order < 0
     for k, (chosen, is_contact) in enumerate(
