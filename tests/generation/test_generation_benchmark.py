@@ -104,4 +104,4 @@ def test_the_whole_at_a_tiny_size(tmp_path):
     cases = json.loads(out.read_text())["cases"]
     assert {"job/b4", "job/b4-noise", "sampler/b4", "decode/fp16", "labels/bodies"} <= set(cases)
     assert cases["job/b4"]["samples"] == 6 and cases["labels/32-in-default"]["stable"] > 0.5
-    assert cases["decode/fp16"]["rms_error"] < 0.01
+    assert cases["decode/fp16"]["signs_flipped"] < 0.05
