@@ -18,6 +18,7 @@ from typing import Protocol
 
 import numpy as np
 
+import dso_jax
 from dso_jax.atomic import write_atomic, write_text
 from dso_jax.errors import UsageError
 from dso_jax.report import gallery, page, summary
@@ -26,7 +27,7 @@ from dso_jax.stages import Stages
 logger = logging.getLogger(__name__)
 
 METHODS = ("sft", "dpo", "dro")
-VERSIONS = ("dso-jax", "jax", "jaxlib", "flax", "optax", "mujoco", "mujoco-mjx", "numpy")
+VERSIONS = ("jax", "jaxlib", "flax", "optax", "mujoco", "mujoco-mjx", "numpy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,5 +250,6 @@ def read_metrics(folder: Path) -> list[dict]:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide the numbers."""
-    found = {name: importlib.metadata.version(name) for name in VERSIONS}
-    return {"python": platform.python_version(), **found}
+    own = {"python": platform.python_version(), "dso-jax": dso_jax.__version__}
+    # A checkout that is not installed has no metadata of its own.
+    return own | {name: importlib.metadata.version(name) for name in VERSIONS}
