@@ -87,7 +87,7 @@ def _launch(c: Constants, steps: int, body, shape, motion, active, interpret: bo
     def kernel(*refs: Any) -> None:
         here = _Memory(dict(zip(names, refs, strict=False)), pl.program_id(0) * WARP)
         live = here.refs["active"][here.lane] != 0
-        parts = [part for k in range(-(-len(leaves) // 4)) for part in here.four("numbers", k)]
+        parts = [part for k in range(-(-len(leaves) // 4)) for part in here.numbers(k)]
         own, at, skin = jax.tree.unflatten(structure, parts[: len(leaves)])
         choose = _rule(here, skin)
         machine = Machine(_any, stacked=False)
@@ -136,6 +136,9 @@ def _any(live: Bool[Array, " W"]) -> Bool[Array, ""]:
 class _Memory:
     """What a warp reads and writes.
 
+    A thread reads numbers that lie side by side as a row of (W, 4), so that each access is one of
+    16 bytes; arrays over contacts (C, W) never meet memory, and stay in registers.
+
     Args:
         refs: arrays by name.
         begin: the warp's first body.
@@ -143,7 +146,6 @@ class _Memory:
     Attributes:
         mine: the warp's bodies.
         lane: each thread's body.
-        order: (W, 4), which of four.
     """
 
     def __init__(self, refs: dict[str, Any], begin: Int[Array, ""]):
@@ -151,37 +153,61 @@ class _Memory:
 
         self.refs, self.mine = refs, pl.ds(begin, WARP)
         self.lane = begin + jnp.arange(WARP, dtype=jnp.int32)
-        self.order = jax.lax.broadcasted_iota(jnp.int32, (WARP, 4), 1)
+        self._place = jax.lax.broadcasted_iota(jnp.int32, (WARP, 4), 1)
+        self._contact = jax.lax.broadcasted_iota(jnp.int32, (CONTACTS, WARP), 0)
 
-    def four(self, name: str, row: Any) -> list[Scalar]:
-        """The numbers of a row of a packed array."""
-        values = self.refs[name][row, self.mine, :]
-        # Sums of integers, of which all but one are zero and go at compile time.
-        whole = jnp.int32 if values.dtype == jnp.float32 else jnp.int64
-        bits = jax.lax.bitcast_convert_type(values, whole)
-        parts = [jnp.where(self.order == k, bits, 0).sum(axis=1, dtype=whole) for k in range(4)]
-        return [jax.lax.bitcast_convert_type(part, values.dtype) for part in parts]
+    def point(self, index: Int[Array, ""] | Int[Array, " W"]) -> Vector:
+        """The same point of every body, or one of each."""
+        if index.ndim:
+            x, y, z, _ = self._four("points", self._wide(index), self._wide(self.lane), self._place)
+        else:
+            x, y, z, _ = self._four("points", index, self.mine, slice(None))
+        return x, y, z
+
+    def numbers(self, row: int) -> list[Scalar]:
+        """Four numbers of each body."""
+        return self._four("numbers", row, self.mine, slice(None))
+
+    def corners(self, entry: Int[Array, " W"]) -> list[Int[Array, " W"]]:
+        """The contacts of an entry of the polygon table."""
+        return self._four("contacts", self._wide(self.lane), self._wide(entry), self._place)
 
     def put(self, ref: Any, values: Sequence[Scalar]) -> None:
         """Writes numbers as a packed array."""
         for row in range(ref.shape[0]):
-            tile = jnp.zeros(self.order.shape, ref.dtype)
+            tile = jnp.zeros(self._place.shape, ref.dtype)
             for k, value in enumerate(values[4 * row : 4 * row + 4]):
-                tile = jnp.where(self.order == k, value[:, None], tile)
+                tile = jnp.where(self._place == k, value[:, None], tile)
             ref[row, self.mine, :] = tile
+
+    def over_contacts(self, values: Sequence[Any]) -> Any:
+        """One array (C, W) of a value for each contact."""
+        array = jnp.broadcast_to(values[0][None], self._contact.shape)
+        for k, value in enumerate(values[1:], 1):
+            array = jnp.where(self._contact == k, value[None], array)
+        return array
+
+    def _four(self, name: str, *index: Any) -> list[Any]:
+        values = self.refs[name][index]
+        # Sums of integers, of which all but one are zero and go at compile time.
+        whole = {4: jnp.int32, 8: jnp.int64}[values.dtype.itemsize]
+        bits = jax.lax.bitcast_convert_type(values, whole)
+        parts = [jnp.where(self._place == k, bits, 0).sum(axis=1, dtype=whole) for k in range(4)]
+        return [jax.lax.bitcast_convert_type(part, values.dtype) for part in parts]
+
+    def _wide(self, values: Int[Array, " W"]) -> Int[Array, "W 4"]:
+        return jnp.broadcast_to(values[:, None], self._place.shape)
 
 
 def _rule(here: _Memory, skin: Scalar) -> Choose:
     choose = _polygon_corners if "start" in here.refs else _skin_points
-    both = (CONTACTS, WARP)
-    owner = jnp.broadcast_to(here.lane[None], both)
-    order = jax.lax.broadcasted_iota(jnp.int32, both, 0)
 
     def rule(up: Vector, height: Scalar):
-        index, valid = choose(here, skin, owner, order, up, height)
-        points = here.refs["points"]
-        point = points[index, owner, 0], points[index, owner, 1], points[index, owner, 2]
-        return point, valid
+        chosen, valid = choose(here, skin, up, height)
+        corners = zip(*map(here.point, chosen), strict=True)
+        x, y, z = map(here.over_contacts, corners)
+        # Not an array of truth values, which take a register each.
+        return (x, y, z), here.over_contacts([v.astype(jnp.int32) for v in valid]) > 0
 
     return rule
 
@@ -193,7 +219,7 @@ def _scan(here: _Memory, start, look):
     def some(turn, values):
         for k in range(_UNROLLED):
             index = turn * _UNROLLED + k
-            values = look(values, tuple(here.four("points", index)[:3]), index)
+            values = look(values, here.point(index), index)
         return values
 
     assert count % _UNROLLED == 0, "points of no bucket"
@@ -212,8 +238,8 @@ def _lowest(here: _Memory, up: Vector, height: Scalar) -> tuple[Scalar, Int[Arra
     return _scan(here, start, look)
 
 
-def _polygon_corners(here: _Memory, skin, owner, order, up: Vector, height: Scalar):
-    """`contact.polygon_rule`: indices (C, W) of points, and which are contacts."""
+def _polygon_corners(here: _Memory, skin: Scalar, up: Vector, height: Scalar):
+    """`contact.polygon_rule`: an index for each contact, and whether it is one."""
     del skin
     lane, refs = here.lane, here.refs
     _, deepest = _lowest(here, up, height)
@@ -231,27 +257,24 @@ def _polygon_corners(here: _Memory, skin, owner, order, up: Vector, height: Scal
 
     start = 0, jnp.full(lane.shape, -jnp.inf, height.dtype), first
     _, _, entry = jax.lax.while_loop(lambda carry: _any(carry[0] < count), look, start)
-    index = refs["contacts"][owner, jnp.broadcast_to(entry[None], owner.shape), order]
-    distinct = order >= 0
-    for k in range(CONTACTS - 1):
-        earlier = jnp.where(order == k, index, 0).sum(axis=0)
-        distinct &= (order <= k) | (index != earlier[None])
+    index = here.corners(entry)
+    distinct = [index[0] >= 0]
+    for k in range(1, CONTACTS):
+        new = index[k] != index[0]
+        for earlier in index[1:k]:
+            new &= index[k] != earlier
+        distinct.append(new)
     return index, distinct
 
 
-def _skin_points(here: _Memory, skin, owner, order, up: Vector, height: Scalar):
+def _skin_points(here: _Memory, skin: Scalar, up: Vector, height: Scalar):
     """`contact.skin_rule`, likewise; three passes over the points."""
-    del owner
     lowest, first = _lowest(here, up, height)
     near = jnp.minimum(lowest + skin, 0.0)
     zero = jnp.zeros(height.shape, jnp.int32)
     least = jnp.full(height.shape, -jnp.inf, height.dtype)
 
-    def at(index) -> Vector:
-        points, lane = here.refs["points"], here.lane
-        return points[index, lane, 0], points[index, lane, 1], points[index, lane, 2]
-
-    a = at(first)
+    a = here.point(first)
 
     def allowed(point):
         value = vec.dot(point, up) + height
@@ -264,7 +287,7 @@ def _skin_points(here: _Memory, skin, owner, order, up: Vector, height: Scalar):
         return jnp.where(better, value, best[0]), jnp.where(better, index, best[1])
 
     _, second = _scan(here, (least, zero), further)
-    b = at(second)
+    b = here.point(second)
     across = vec.cross(up, vec.sub(b, a))
 
     def beside(best, point, index):
@@ -280,15 +303,10 @@ def _skin_points(here: _Memory, skin, owner, order, up: Vector, height: Scalar):
 
     left, third, right, fourth = _scan(here, (least, zero, least, zero), beside)
     new_second = second != first
-    index, valid = jnp.zeros(order.shape, jnp.int32), order < 0
-    for k, (chosen, is_contact) in enumerate(
-        (
-            (first, first >= 0),
-            (second, new_second),
-            (third, new_second & (third != second) & (left > 0)),
-            (fourth, new_second & (fourth != second) & (right > 0)),
-        )
-    ):
-        index = jnp.where(order == k, chosen[None], index)
-        valid |= (order == k) & is_contact[None]
-    return index, valid
+    valid = [
+        first >= 0,
+        new_second,
+        new_second & (third != second) & (left > 0),
+        new_second & (fourth != second) & (right > 0),
+    ]
+    return [first, second, third, fourth], valid

@@ -14,8 +14,8 @@ from sim_mjx import concatenate, drop, pool, slim
 from sim_mjx.meshes import body_from_mesh
 from tests.sim import shapes, slim_states
 
-# The same arithmetic in the same order, but for sums of four contacts.
-ROUNDING = 1e-12
+# The same arithmetic but for the order of a few sums; 20 steps amplify it.
+ROUNDING = 1e-9
 
 
 @pytest.fixture
