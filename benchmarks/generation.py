@@ -111,8 +111,8 @@ def _apart(group: str, work: Path, options: argparse.Namespace, left: float) -> 
         print(f"--- {group}: no time left", flush=True)
         return
     command = [sys.executable, __file__, "--group", group, "--work", str(work)]
-    for name in ("size", "out", "batches", "pictures", "samples", "drops", "cases"):
-        command.append(f"--{name}={getattr(options, name)}")
+    passed = ("size", "out", "batches", "pictures", "samples", "drops", "cases")
+    command += [f"--{name}={getattr(options, name)}" for name in passed]
     # Both: our command chooses the folder that it would anyway, the stages find the same programs.
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(work / "xla"))
     environ = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}

@@ -31,8 +31,10 @@ def encode(
     *,
     batch: int = BATCH,
     dtype: Dtype = jnp.float32,
+    result: Dtype = jnp.float32,
+    groups: Sequence[int] | None = None,
     progress: Progress | None = None,
-) -> Float32[np.ndarray, "B S D"]:
+) -> Float[np.ndarray, "B S D"]:
     """Conditions of images, on the host; `features` is the same on the device.
 
     Args:
@@ -40,13 +42,15 @@ def encode(
       images: as `images.prepare` makes them, or pictures; of whatever size, they are brought to
         the encoder's.
       dtype: of the encoder's blocks; the rest is fp32.
+      result: type to which conditions are rounded on the device, before they are copied.
+      groups: as in `batches.run`.
       progress: called with the number of images that have just finished.
     """
-    pixels = np.stack([_square(image, config.image_size) for image in images])
-    apply = _compiled(config, jnp.dtype(dtype).name)
+    pixels = _squares(images, config.image_size)
+    apply = _compiled(config, jnp.dtype(dtype).name, jnp.dtype(result).name)
     copies = [params] if isinstance(params, dict) else params
     functions = [functools.partial(apply, one) for one in copies]
-    return batches.run(functions, pixels, size=batch, progress=progress)
+    return batches.run(functions, pixels, size=batch, groups=groups, progress=progress)
 
 
 def features(
@@ -73,8 +77,21 @@ def unconditional(conditions: Float[Array, "B S D"]) -> Float[Array, "B S D"]:
 
 
 @functools.cache
-def _compiled(config: DINOv2Config, dtype: str) -> Callable[[dict, jax.Array], jax.Array]:
-    return jax.jit(functools.partial(features, config, dtype=dtype))
+def _compiled(
+    config: DINOv2Config, dtype: str, result: str
+) -> Callable[[dict, jax.Array], jax.Array]:
+    return jax.jit(lambda params, x: features(config, params, x, dtype=dtype).astype(result))
+
+
+def _squares(images: np.ndarray | Sequence[Image.Image], edge: int) -> UInt8[np.ndarray, "B E E 3"]:
+    """All of them; what needs no scaling is not copied."""
+    if (
+        isinstance(images, np.ndarray)
+        and images.dtype == np.uint8
+        and images.shape[1:] == (edge, edge, 3)
+    ):
+        return images
+    return np.stack([_square(image, edge) for image in images])
 
 
 def _square(image: np.ndarray | Image.Image, edge: int) -> UInt8[np.ndarray, "E E 3"]:

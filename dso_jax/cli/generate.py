@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
     name = options.base or _default_base(options)
     pictures = generate_source.open_source(name, options)
     generator, origin = _generator(name, options)
-    source = pictures.load()
+    source = pictures.load(generator.dtype)
     recipe = Recipe(options.samples, options.first_sample, options.seed, options.store)
     job = DatasetJob(
         generator,

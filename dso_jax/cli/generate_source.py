@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,11 +24,11 @@ class Opened(NamedTuple):
     """Prompts that are there.
 
     Attributes:
-      load: makes them ready, with the image encoder on the devices.
+      load: makes them ready, with the image encoder on the devices, for conditions of a type.
       origin: what decides their conditions, JSON values.
     """
 
-    load: Callable[[], Source]
+    load: Callable[[np.dtype], Source]
     origin: dict[str, Any]
 
 
@@ -47,13 +46,13 @@ def open_source(base: str, options: argparse.Namespace) -> Opened:
     if options.prompts is not None:
         if not own:
             raise UsageError(f"generate: --prompts toybox is for --base toybox, not {base}")
-        return Opened(lambda: ToyboxSource("preference", options.prompts), {"encoder": "toybox"})
+        return Opened(lambda _: ToyboxSource("preference", options.prompts), {"encoder": "toybox"})
     read = _rendered if own else image_files.prepared(_remover(options.remover))
     _try(files, read)
     encoder = "toybox" if own else options.encoder or wanted.encoder or image_encoder.DEFAULT
 
-    def load() -> FileSource:
-        encode, edge, condition = _own_encoder() if own else _dinov2(encoder, wanted)
+    def load(dtype: np.dtype) -> FileSource:
+        encode, edge, condition = _own_encoder() if own else _dinov2(encoder, wanted, dtype)
         return FileSource(
             files,
             read,
@@ -90,13 +89,13 @@ def _rendered(path: Path) -> UInt8[np.ndarray, "32 32 3"]:
 
 
 def _own_encoder():
-    def encode(pixels: UInt8[np.ndarray, "m 32 32 3"]) -> Float[np.ndarray, "m S D"]:
+    def encode(pixels: UInt8[np.ndarray, "m 32 32 3"], _) -> Float[np.ndarray, "m S D"]:
         return toybox.condition(pixels.astype(np.float32) / 255)
 
     return encode, toybox.IMAGE_SIZE, (toybox.COND_TOKENS, toybox.COND_CHANNELS)
 
 
-def _dinov2(name: str, wanted: sample_prompts.Conditioning):
+def _dinov2(name: str, wanted: sample_prompts.Conditioning, dtype: np.dtype):
     import jax
 
     config, params = pretrained.load_image_encoder(name)
@@ -107,7 +106,10 @@ def _dinov2(name: str, wanted: sample_prompts.Conditioning):
         )
     copies = batches.copies(params, jax.local_devices())
     tokens = 1 + config.num_registers + (config.image_size // config.patch_size) ** 2
-    encode = functools.partial(conditioning.encode, config, copies)
+
+    def encode(pixels: UInt8[np.ndarray, "m E E 3"], groups: Sequence[int]):
+        return conditioning.encode(config, copies, pixels, result=dtype, groups=groups)
+
     return encode, images.SIZE, (tokens, config.width)
 
 

@@ -118,20 +118,22 @@ def _round(
     full = [loaded for loaded in taken if len(loaded.rows)]
     if not full:
         return [_nothing(loaded) for loaded in taken]
-    with watch("conditions"):
-        found = [source.conditions(loaded.images) for loaded in full]
-        conditions = [one.astype(generator.dtype, copy=False) for one in found]
     lines = [_lines(source, recipe, loaded.rows) for loaded in full]
     seeds = np.concatenate([one["seed"] for one in lines])
     images = [len(loaded.rows) for loaded in full]
+    with watch("conditions"):
+        pictures = [loaded.images for loaded in full]
+        together = pictures[0] if len(full) == 1 else np.concatenate(pictures)
+        conditions = source.conditions(together, images).astype(generator.dtype, copy=False)
     with watch("sampling"):
-        latents = generator.latents(np.concatenate(conditions), seeds, images, progress)
+        latents = generator.latents(conditions, seeds, images, progress)
     samples = [recipe.samples * count for count in images]
     with watch("decoding"):
         logits = generator.logits(latents, samples)
     ends = np.cumsum(samples)[:-1]
-    parts = zip(np.split(latents, ends), np.split(logits, ends), strict=True)
-    made = map(_finite, full, lines, conditions, *zip(*parts, strict=True))
+    parts = [np.split(conditions, np.cumsum(images)[:-1])]
+    parts += [np.split(latents, ends), np.split(logits, ends)]
+    made = map(_finite, full, lines, *parts)
     return [next(made) if len(loaded.rows) else _nothing(loaded) for loaded in taken]
 
 

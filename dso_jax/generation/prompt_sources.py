@@ -60,8 +60,12 @@ class Source(Protocol):
         """The pictures of each block of rows, in order; takes the next one when it has room."""
         ...
 
-    def conditions(self, images: np.ndarray) -> Float[np.ndarray, "m S D"]:
-        """What the flow attends to for these pictures."""
+    def conditions(self, images: np.ndarray, groups: Sequence[int]) -> Float[np.ndarray, "m S D"]:
+        """What the flow attends to for these pictures, of several blocks perhaps.
+
+        Args:
+          groups: how many pictures each block has: to the bit, no block depends on another.
+        """
         ...
 
 
@@ -84,9 +88,9 @@ class ToyboxSource:
             drawn = toybox_prompts(self._split, len(rows), first=first, view=self._view)
             yield Loaded(rows, drawn.images)
 
-    def conditions(self, images: np.ndarray) -> Float[np.ndarray, "m S D"]:
+    def conditions(self, images: np.ndarray, groups: Sequence[int]) -> Float[np.ndarray, "m S D"]:
         """See `Source.conditions`."""
-        return toybox.condition(images)
+        return np.concatenate([toybox.condition(one) for one in np.split(images, _ends(groups))])
 
 
 class FileSource:
@@ -95,7 +99,7 @@ class FileSource:
     Args:
       files: of the images.
       read: a file's pixels, all files' of one shape.
-      encode: pixels -> conditions.
+      encode: pixels, and how many of them each block has -> conditions.
       image_shape, condition_shape: of what these two give.
       by_folder: whether the files of one folder are views of one object; otherwise each file shows
         an object of its own.
@@ -108,7 +112,7 @@ class FileSource:
         self,
         files: Sequence[Path],
         read: image_files.Read,
-        encode: Callable[[Pixels], Float[np.ndarray, "m S D"]],
+        encode: Callable[[Pixels, Sequence[int]], Float[np.ndarray, "m S D"]],
         *,
         image_shape: tuple[int, ...],
         condition_shape: tuple[int, ...],
@@ -143,9 +147,14 @@ class FileSource:
         finally:
             pictures.close()
 
-    def conditions(self, images: np.ndarray) -> Float[np.ndarray, "m S D"]:
+    def conditions(self, images: np.ndarray, groups: Sequence[int]) -> Float[np.ndarray, "m S D"]:
         """See `Source.conditions`."""
-        return self._encode(images)
+        return self._encode(images, groups)
+
+
+def _ends(groups: Sequence[int]) -> np.ndarray:
+    """Where all groups but the last end."""
+    return np.cumsum(groups)[:-1]
 
 
 def name_files(files: Sequence[Path], *, by_folder: bool) -> tuple[np.ndarray, np.ndarray]:

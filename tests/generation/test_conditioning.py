@@ -120,6 +120,15 @@ def test_bf16_blocks_give_fp32_conditions_near_those_of_fp32(params):
     assert 1e-4 < difference(half, full) < BF16
 
 
+def test_conditions_are_rounded_where_they_are_and_groups_share_no_batch(params):
+    shown = np.stack([np.asarray(one) for one in pictures(3)])
+    full = conditioning.encode(CONFIG, params, shown, batch=2, groups=[1, 2])
+    apart = [conditioning.encode(CONFIG, params, part, batch=2) for part in (shown[:1], shown[1:])]
+    assert np.array_equal(full, np.concatenate(apart))
+    rounded = conditioning.encode(CONFIG, params, shown, batch=2, result="bfloat16", groups=[1, 2])
+    assert np.array_equal(rounded, full.astype(rounded.dtype)) and rounded.itemsize == 2
+
+
 def test_the_negative_is_zeros_of_the_same_kind():
     negative = conditioning.unconditional(jnp.ones((2, 3, 4), jnp.bfloat16))
     assert (negative.shape, negative.dtype) == ((2, 3, 4), jnp.bfloat16)

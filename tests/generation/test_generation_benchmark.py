@@ -99,7 +99,12 @@ def test_the_whole_at_a_tiny_size(tmp_path):
     out = tmp_path / "tiny.json"
     command = [sys.executable, "benchmarks/generation.py", "--size", "tiny", "--out", str(out)]
     command += ["--batches", "4", "--pictures", "3", "--samples", "2", "--drops", "32"]
-    command += ["-f", "^(job|sampler|decode|labels)", "--cases", "in-default|bodies|job|s.*b4$|decode"]
+    command += [
+        "-f",
+        "^(job|sampler|decode|labels)",
+        "--cases",
+        "in-default|bodies|job|s.*b4$|decode",
+    ]
     subprocess.run(command, cwd=ROOT, check=True)
     cases = json.loads(out.read_text())["cases"]
     assert {"job/b4", "job/b4-noise", "sampler/b4", "decode/fp16", "labels/bodies"} <= set(cases)

@@ -48,7 +48,7 @@ def make(files):
     return FileSource(
         [Path(file) for file in files],
         numbered,
-        lambda pixels: pixels.mean((1, 2)).astype(np.float32),
+        lambda pixels, groups: pixels.mean((1, 2)).astype(np.float32),
         image_shape=(2, 2, 3),
         condition_shape=(3,),
     )
@@ -61,7 +61,7 @@ def test_blocks_come_in_order_without_what_cannot_be_used():
     assert [one.rows.tolist() for one in loaded] == [[1, 2], [], [5, 6, 7]]
     assert [one.images[:, 0, 0, 0].tolist() for one in loaded] == [[1, 2], [], [5, 6, 7]]
     assert loaded[1].problems == ("p/bad8.png: damaged",)
-    assert source.conditions(loaded[0].images).tolist() == [[1.0] * 3, [2.0] * 3]
+    assert source.conditions(loaded[0].images, [2]).tolist() == [[1.0] * 3, [2.0] * 3]
 
 
 def test_blocks_are_asked_for_when_their_turn_comes():
@@ -77,7 +77,9 @@ def test_the_toybox_draws_a_block_as_it_draws_all():
     assert source.objects.tolist() == whole.objects.tolist()
     (loaded,) = source.load([np.array([2, 3])])
     np.testing.assert_array_equal(loaded.images, whole.images[2:4])
-    np.testing.assert_array_equal(source.conditions(loaded.images), whole.conditions[2:4])
+    np.testing.assert_array_equal(source.conditions(loaded.images, [2]), whole.conditions[2:4])
+    apart = source.conditions(loaded.images, [1, 1])
+    np.testing.assert_allclose(apart, whole.conditions[2:4], rtol=1e-5, atol=1e-5)
 
 
 def test_a_fingerprint_names_objects_views_and_order():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 
 import jax
@@ -97,7 +97,8 @@ class Source:
             problems = tuple(f"{row}.png: broken" for row in rows if row in self._broken)
             yield Loaded(good, self._asked.images[good], problems)
 
-    def conditions(self, images: np.ndarray) -> np.ndarray:
+    def conditions(self, images: np.ndarray, groups: Sequence[int]) -> np.ndarray:
+        assert sum(groups) == len(images)
         return self._asked.conditions[images[:, 0, 0, 0]]
 
 
