@@ -14,6 +14,7 @@ from flax import nnx, traverse_util
 from jax.ad_checkpoint import checkpoint_name
 
 from dso_jax.models.config import LoRAConfig
+from dso_jax.models.gelu import gelu
 
 Dtype = jnp.dtype | type | str
 M = TypeVar("M", bound=nnx.Module)
@@ -98,7 +99,7 @@ class Mlp(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         hidden = checkpoint_name(self.mlp["0"](x), "mlp")
-        return self.mlp["2"](nnx.gelu(hidden, approximate=True))
+        return self.mlp["2"](gelu(hidden))
 
 
 class Float32LayerNorm(nnx.LayerNorm):
