@@ -65,7 +65,8 @@ class HullPolygons:
         start: first entry of each point.
         count: entries of each point.
         normals: outward unit normals of the polygons, in the inertial frame.
-        contacts: up to four point indices with the point itself first, repeated where fewer.
+        contacts: up to four point indices with the point itself first, repeated where fewer; two
+            bytes each, since they are most of what travels to an accelerator.
         window: upper bound of `count`, the same for a bucket; a shape of the program.
     """
 
@@ -121,10 +122,18 @@ class RigidBody:
         points += np.asarray(self.com, np.float64)[:, None]
         return points
 
+    def box(self) -> tuple[Float[np.ndarray, "B 3"], Float[np.ndarray, "B 3"]]:
+        """Lowest and highest coordinates in the body frame, m."""
+        matrix = rotations.to_matrix(np.asarray(self.inertia_quat))
+        # By axis: a sixth of the time of reducing `body_points`.
+        points = matrix @ np.asarray(self.points, np.float64).transpose(0, 2, 1)
+        com = np.asarray(self.com, np.float64)
+        return points.min(axis=2) + com, points.max(axis=2) + com
+
     def size(self) -> Float[np.ndarray, " B"]:
         """Object size: the longest side of the bounding box in the body frame, m."""
-        points = self.body_points()
-        return (points.max(axis=1) - points.min(axis=1)).max(axis=1)
+        low, high = self.box()
+        return (high - low).max(axis=1)
 
 
 def concatenate(batches: Sequence[RigidBody]) -> RigidBody:

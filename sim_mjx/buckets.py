@@ -56,7 +56,7 @@ def hull_body(
         start=padded(start, bucket.points, 0, np.int32),
         count=padded(count, bucket.points, count[0], np.int32),
         normals=padded(normals[faces], bucket.entries, 0.0, np.float32),
-        contacts=padded(corners, bucket.entries, 0, np.int32),
+        contacts=padded(corners, bucket.entries, 0, np.uint16),
         window=bucket.window,
     )
     return RigidBody(

@@ -167,7 +167,7 @@ def _unpack(entry: bytes, source: str) -> RigidBody | tuple[str, str] | None:
             start=padded(np.cumsum(count) - count, points, 0, np.int32),
             count=padded(count, points, count[0], np.int32),
             normals=padded(arrays["normals"], entries, 0.0, np.float32),
-            contacts=padded(arrays["contacts"], entries, 0, np.int32),
+            contacts=padded(arrays["contacts"], entries, 0, np.uint16),
             window=window,
         ),
         provenance=(Provenance(**{**head["provenance"], "source": source}),),

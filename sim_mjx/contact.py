@@ -105,7 +105,7 @@ def polygon_rule(polygons: HullPolygons) -> Rule:
         downward = _dot(jnp.asarray(polygons.normals)[entries], up)
         past = jnp.arange(polygons.window) >= polygons.count[deepest]
         entry = entries[_first_max(jnp.where(past, -jnp.inf, -downward))]
-        index = jnp.asarray(polygons.contacts)[entry]
+        index = jnp.asarray(polygons.contacts)[entry].astype(jnp.int32)
         distinct = jnp.tril(index == index[:, None], -1).sum(axis=1) == 0
         return index, distinct
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -91,12 +92,13 @@ class _Packet:
 
     Attributes:
         rows: the numbers.
-        sits: of each row the batch and the body's row there; None for padding.
+        owner, row: of each row its batch, by the lane's number, and the body's row there.
         first, count: of each device's run, where bodies without a slot begin and end.
     """
 
     rows: world.Body
-    sits: list[tuple[Batch, int] | None]
+    owner: Int[np.ndarray, " R"]
+    row: Int[np.ndarray, " R"]
     first: Int[np.ndarray, " D"]
     count: Int[np.ndarray, " D"]
 
@@ -129,7 +131,11 @@ class Lane:
     def __init__(self, programs: Programs, slots: int, rows: int, devices: int):
         self.rows, self._slots, self._devices = rows, slots, devices
         self._programs, self._pool = programs, None
-        self._sits: list[tuple[Batch, int] | None] = [None] * slots
+        # Of each slot the number of the batch and the body's row there; of each number the batch.
+        self._owner, self._row = np.zeros(slots, np.int64), np.zeros(slots, np.int64)
+        self._batches: dict[int, Batch] = {}
+        self._inside: collections.Counter[int] = collections.Counter()
+        self._number = itertools.count()
         self._seated, self._ended = 0, 0
         self._ready: collections.deque[_Packet] = collections.deque()
         self._turns: collections.deque[_Turn] = collections.deque()
@@ -163,25 +169,21 @@ class Lane:
 
     def upload(self, parts: list[tuple[Batch, np.ndarray]]) -> None:
         """Sends at most R bodies to the devices, as evenly as can be."""
-        sources = jax.tree.leaves(parts[0][0].body)
-        leaves = [np.zeros((self.rows, *leaf.shape[1:]), leaf.dtype) for leaf in sources]
         total = sum(len(rows) for _, rows in parts)
         run, device = self.rows // self._devices, np.arange(self._devices)
         place = np.arange(total)
-        place = place % self._devices * run + place // self._devices
-        sits: list[tuple[Batch, int] | None] = [None] * self.rows
+        if total < self.rows:
+            place = place % self._devices * run + place // self._devices
+        owner, row = np.zeros(self.rows, np.int64), np.zeros(self.rows, np.int64)
         begin = 0
         for batch, rows in parts:
-            target = place[begin : begin + len(rows)]
-            for leaf, source in zip(leaves, jax.tree.leaves(batch.body), strict=True):
-                leaf[target] = source[rows]
-            for at, row in zip(target.tolist(), rows.tolist(), strict=True):
-                sits[at] = (batch, row)
+            number, mine = next(self._number), place[begin : begin + len(rows)]
+            owner[mine], row[mine] = number, rows
+            self._batches[number], self._inside[number] = batch, len(rows)
             begin += len(rows)
-        body = jax.tree.unflatten(jax.tree.structure(parts[0][0].body), leaves)
         count = (total - device + self._devices - 1) // self._devices
-        packet = _Packet(self._programs.upload(body), sits, np.zeros_like(count), count)
-        self._ready.append(packet)
+        rows = self._programs.upload(_gathered(parts, place, self.rows))
+        self._ready.append(_Packet(rows, owner, row, np.zeros_like(count), count))
 
     def advance(self) -> None:
         """Orders the steps up to the next check, with new bodies in free slots; does not wait."""
@@ -199,7 +201,9 @@ class Lane:
             wanted -= packet.left
         assert self._pool is not None, "a turn without any body"
         self._pool, outcome = self._programs.advance(self._pool)
-        self._turns.append(_Turn(inserted, outcome))
+        turn = _Turn(inserted, outcome)
+        jax.copy_to_host_async(([slot for _, slot in inserted], outcome))
+        self._turns.append(turn)
 
     def record(self) -> Iterator[tuple[Batch, int]]:
         """Waits for the oldest turn and writes into the batches what has ended.
@@ -216,25 +220,40 @@ class Lane:
         self._ended = len(done)
         if not len(done):
             return
-        outcome = [np.asarray(leaf) for leaf in turn.outcome]
-        ended: dict[Batch, list[tuple[int, int]]] = collections.defaultdict(list)
-        for slot in done.tolist():
-            sitting = self._sits[slot]
-            assert sitting is not None, "a slot without a body came to an end"
-            ended[sitting[0]].append((slot, sitting[1]))
-            self._sits[slot] = None
+        pose, steps, at_rest, _ = (np.asarray(leaf) for leaf in turn.outcome)
+        owner = self._owner[done]
         self._seated -= len(done)
-        for batch, pairs in ended.items():
-            slots, rows = np.array(pairs).T
-            pose, steps, at_rest, _ = outcome
+        for number in np.unique(owner).tolist():
+            slots, batch = done[owner == number], self._batches[number]
+            rows = self._row[slots]
             batch.pose[rows], batch.steps[rows] = pose[slots], steps[slots]
             batch.at_rest[rows] = at_rest[slots]
-            yield batch, len(rows)
+            self._inside[number] -= len(slots)
+            if not self._inside[number]:
+                del self._inside[number], self._batches[number]
+            yield batch, len(slots)
 
     def _seat(self, packet: _Packet, slots: Int[np.ndarray, " R"]) -> None:
         rows = np.flatnonzero(slots >= 0)
-        for row, slot in zip(rows.tolist(), slots[rows].tolist(), strict=True):
-            self._sits[slot], packet.sits[row] = packet.sits[row], None
+        self._owner[slots[rows]], self._row[slots[rows]] = packet.owner[rows], packet.row[rows]
         self._seated += len(rows)
         run = self.rows // self._devices
         packet.first = packet.first + np.bincount(rows // run, minlength=self._devices)
+
+
+def _gathered(
+    parts: list[tuple[Batch, np.ndarray]], place: Int[np.ndarray, " n"], count: int
+) -> world.Body:
+    """Rows of batches, each at its place among R; a whole run of one batch is not copied."""
+    batch, rows = parts[0]
+    if len(rows) == count and rows[-1] - rows[0] == count - 1:
+        return jax.tree.map(lambda leaf: leaf[rows[0] : rows[0] + count], batch.body)
+    leaves, structure = jax.tree.flatten(batch.body)
+    leaves = [np.zeros((count, *leaf.shape[1:]), leaf.dtype) for leaf in leaves]
+    begin = 0
+    for batch, rows in parts:
+        target = place[begin : begin + len(rows)]
+        for leaf, source in zip(leaves, jax.tree.leaves(batch.body), strict=True):
+            leaf[target] = source[rows]
+        begin += len(rows)
+    return jax.tree.unflatten(structure, leaves)

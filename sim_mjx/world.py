@@ -49,14 +49,15 @@ class Body(NamedTuple):
 
 def simulation_body(bodies: RigidBody, protocol: Protocol, dtype: type = np.float32) -> Body:
     """The numbers of a batch as the simulation wants them: one type, lowest point at z = 0."""
+    low, high = bodies.box()
     numbers = {
         "points": bodies.points,
         "mass": bodies.mass,
         "com": bodies.com,
         "inertia": bodies.inertia,
         "inertia_quat": bodies.inertia_quat,
-        "start": start_position(bodies),
-        "skin": protocol.skin * bodies.size(),
+        "start": _on_the_ground(low[:, 2]),
+        "skin": protocol.skin * (high - low).max(axis=1),
     }
     single: dict[str, Any] = {name: np.asarray(x, dtype) for name, x in numbers.items()}
     return Body(**single, polygons=bodies.polygons if protocol.contact == "c4" else None)
@@ -64,9 +65,11 @@ def simulation_body(bodies: RigidBody, protocol: Protocol, dtype: type = np.floa
 
 def start_position(bodies: RigidBody) -> Float[np.ndarray, "B 3"]:
     """Start position of each body frame: lowest support point on the ground, x = y = 0."""
-    start = np.zeros((len(bodies), 3))
-    start[:, 2] = -bodies.body_points()[..., 2].min(axis=1)
-    return start
+    return _on_the_ground(bodies.box()[0][:, 2])
+
+
+def _on_the_ground(lowest: Float[np.ndarray, " B"]) -> Float[np.ndarray, "B 3"]:
+    return np.stack([0 * lowest, 0 * lowest, -lowest], axis=1)
 
 
 @functools.lru_cache(maxsize=16)

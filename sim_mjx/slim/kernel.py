@@ -189,6 +189,8 @@ class _Memory:
 
     def _four(self, name: str, *index: Any) -> list[Any]:
         values = self.refs[name][index]
+        if not jnp.issubdtype(values.dtype, jnp.floating):
+            values = values.astype(jnp.int32)
         # Sums of integers, of which all but one are zero and go at compile time.
         whole = {4: jnp.int32, 8: jnp.int64}[values.dtype.itemsize]
         bits = jax.lax.bitcast_convert_type(values, whole)

@@ -192,6 +192,6 @@ def test_sizes_are_bounded():
     """Slots of an accelerator by points, packets by bytes."""
     assert sizes.slots(64, "slim", "gpu") == sizes.slots(256, "slim", "gpu") == 32768
     assert sizes.slots(16384, "slim", "gpu") == 1024
-    assert sizes.packet_rows(32768, 12_000) == 2048
-    assert sizes.packet_rows(1024, 3_100_000) == 86
-    assert sizes.packet_rows(16, 12_000) == 16
+    assert sizes.packet_rows(32768, 6_000) == 2048
+    assert sizes.packet_rows(1024, 3_100_000) == 5
+    assert sizes.packet_rows(16, 6_000) == 16
