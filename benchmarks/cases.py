@@ -15,11 +15,15 @@ WAYS: dict[str, dict[str, Any]] = {
     "attention-context": {"remat": "attention+context+lora"},
     "attention-qkv": {"remat": "attention+context+lora+qkv"},
     "attention-halves": {"remat": "attention", "accumulation": 2},
+    "attention-qkv-thirds": {"remat": "attention+context+lora+qkv", "accumulation": 3},
     "none-unroll4": {"unroll": 4},
     "none-unroll24": {"unroll": 24},
     "products-unroll24": {"remat": "products", "unroll": 24},
     "attention-unroll24": {"remat": "attention", "unroll": 24},
     "full-unroll24": {"remat": "full", "unroll": 24},
+    # One pair after the other: an accumulating step needs the memory of its part alone.
+    "none-sixths-unroll24": {"unroll": 24, "accumulation": 6},
+    "products-sixths-unroll24": {"remat": "products", "unroll": 24, "accumulation": 6},
     "products-split": {"remat": "products", "projections": "split"},
     "products-joined": {"remat": "products", "lora_product": "joined"},
     "products-pad64": {"remat": "products", "pad_condition": 64},
@@ -27,6 +31,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "products-xla-attention": {"remat": "products", "attention": "xla"},
     "products-cublas": {"remat": "products", "xla": ("xla_gpu_enable_triton_gemm=false",)},
 }
+FAST = ("none-unroll24", "products-unroll24", "attention")  # beside the rival in every objective
+GROWING = ("attention", "full")  # what still fits when the batch grows
 FORWARD_WAYS: dict[str, dict[str, Any]] = {
     "split": {"projections": "split"},
     "split-unroll24": {"projections": "split", "unroll": 24},
@@ -87,6 +93,8 @@ def steps() -> Iterator[Case]:
         yield from torch_steps(group, options)
         for remat in REMAT:
             yield Case(f"{group}/jax-{remat}", "jax_side:step", options | {"remat": remat})
+        for way in FAST if objective != "dro" else ():
+            yield Case(f"{group}/jax-{way}", "jax_side:step", options | WAYS[way])
     options = {"objective": "dro", "samples": USUAL}
     for way, system in WAYS.items():
         yield Case(f"step-dro/b{USUAL}/jax-{way}", "jax_side:step", options | system)
@@ -141,7 +149,7 @@ def growth() -> Iterator[Case]:
         options = {"objective": "dro"} | options
         for variant, more in torch.items():
             yield Case(f"{group}/{variant}", "torch_side:step", options | more)
-        for remat in ("none", "full"):
+        for remat in GROWING:
             yield Case(f"{group}/jax-{remat}", "jax_side:step", options | {"remat": remat})
 
 
