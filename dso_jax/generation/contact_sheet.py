@@ -18,6 +18,7 @@ from dso_jax.report.gallery import FALLS, STANDS, START
 OBJECTS = 12
 _COLUMNS = 3
 _TILE = 150
+_FINEST = 32
 _LINE = 30  # of text below each object
 _GAP = 12
 _GROUND, _INK = (247, 247, 245), (40, 42, 46)
@@ -78,13 +79,21 @@ def _tiles(entry: Entry) -> list[Image.Image]:
     side = _TILE - _GAP
     prompt = Image.new("RGBA", (_TILE, _TILE))
     prompt.paste(Image.fromarray(image).resize((side, side)), (0, _GAP // 2))
-    surface = pictures.surface_of_logits(entry.logits)
+    surface = pictures.surface_of_logits(_coarse(entry.logits))
     camera = pictures.Camera(size=_TILE)
     drawn = [pictures.draw(surface and pictures.turned(surface), START, camera)]
     if surface is not None and np.isfinite(entry.quaternion).all():
         colour = STANDS if entry.stands else FALLS
         drawn.append(pictures.draw(pictures.turned(surface, entry.quaternion), colour, camera))
     return [prompt, *map(Image.fromarray, drawn)]
+
+
+def _coarse(logits: Float[np.ndarray, "R R R"]) -> np.ndarray:
+    """A grid no finer than a tile can show; what is drawn of noise at 64^3 would take minutes."""
+    while len(logits) > _FINEST and len(logits) % 2 == 0:
+        half = len(logits) // 2
+        logits = logits.reshape(half, 2, half, 2, half, 2).max((1, 3, 5))
+    return logits
 
 
 def _put(path: Path, data: bytes) -> None:

@@ -208,7 +208,9 @@ class DatasetJob:
 
         def blocks() -> Iterator[tuple[int, np.ndarray]]:
             for shard in todo:
-                if shard not in self._writer.shards() and shard not in self._writer.unlabelled():
+                # In this order: one that waits for its labels may get them meanwhile.
+                waiting = self._writer.unlabelled()
+                if shard not in waiting and shard not in self._writer.shards():
                     yield shard, self._blocks[shard]
 
         made = generate_blocks.make(

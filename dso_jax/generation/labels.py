@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -22,7 +22,8 @@ from sim_mjx.sizes import cores
 from sim_mjx.stream import DropStream
 
 _MAKERS = 4  # threads at most: a body of 64^3 voxels takes 13 ms
-_AHEAD = 2  # batches of logits that wait for a thread
+_PART = 32  # objects that a thread takes at once
+_AHEAD = 3  # batches of logits whose bodies are not all made
 # Slots on an accelerator: its turn comes between two batches of the sampler, and by then no more
 # objects than this have been sampled since the oldest that still rolls.
 _SLOTS = 4096
@@ -52,9 +53,9 @@ class Labelling:
         progress: Callable[[int], None] | None = None,
     ) -> None:
         self._protocol, self._done, self._also = protocol, done, also
-        threads = min(_MAKERS, cores())
-        self._makers = ThreadPoolExecutor(threads, "bodies")
-        self._room = threading.Semaphore(threads + _AHEAD)
+        self._makers = ThreadPoolExecutor(min(_MAKERS, cores()), "bodies")
+        self._joining = ThreadPoolExecutor(1, "batches")
+        self._room = threading.Semaphore(_AHEAD)
         self._made: list[Future] = []
         slots = None if jax.default_backend() == "cpu" else _SLOTS
         self._stream = DropStream(protocol, slots=slots, progress=progress)
@@ -96,16 +97,26 @@ class Labelling:
             else:
                 waiting.append(made)
         self._room.acquire()
-        self._made = [*waiting, self._makers.submit(self._make, tag, logits)]
+        starts = range(0, len(logits), _PART)
+        parts = [self._makers.submit(self._make, logits[i : i + _PART]) for i in starts]
+        also = self._also and self._makers.submit(self._also, tag, logits)
+        self._made = [*waiting, self._joining.submit(self._join, tag, parts, also)]
 
-    def _make(self, tag: Any, logits: np.ndarray) -> None:
+    def _make(self, logits: np.ndarray) -> tuple[Any, list[str | None], np.ndarray]:
+        saturation = self._protocol.saturation
+        bodies, reasons = sim_mjx.bodies_from_occupancy(logits, saturation=saturation)
+        return bodies, reasons, static_margin_deg(bodies)
+
+    def _join(self, tag: Any, parts: Sequence[Future], also: Future | None) -> None:
+        """Drops a batch as soon as all of its bodies are there."""
         try:
-            saturation = self._protocol.saturation
-            bodies, reasons = sim_mjx.bodies_from_occupancy(logits, saturation=saturation)
-            margin = static_margin_deg(bodies)
-            if self._also:
-                self._also(tag, logits)
-            self._stream.put(bodies, reasons, tag=(tag, margin))
+            bodies, reasons, margins = zip(*(part.result() for part in parts), strict=True)
+            if also is not None:
+                also.result()
+            why = [reason for part in reasons for reason in part]
+            self._stream.put(
+                sim_mjx.concatenate(list(bodies)), why, tag=(tag, np.concatenate(margins))
+            )
         finally:
             self._room.release()
 
@@ -116,9 +127,10 @@ class Labelling:
 
     def _end(self, kind, error) -> None:
         """Stops all threads; what they say after a failure is its consequence."""
-        self._makers.shutdown(wait=kind is None, cancel_futures=True)
+        for pool in (self._makers, self._joining):
+            pool.shutdown(wait=kind is None, cancel_futures=True)
         quiet = contextlib.nullcontext() if kind is None else contextlib.suppress(Exception)
         with quiet:
             self._stream.__exit__(kind, error, None)
-        self._makers.shutdown()
-        self._collecting.shutdown()
+        for pool in (self._makers, self._joining, self._collecting):
+            pool.shutdown()

@@ -1,6 +1,7 @@
 """A dataset is the same whoever makes it, on however many devices, however often it is killed."""
 
 import dataclasses
+import time
 
 import jax
 import numpy as np
@@ -130,6 +131,27 @@ def test_what_waited_for_labels_is_not_sampled_again(whole, tmp_path, monkeypatc
         make(tmp_path)
     assert sum(sampled) == 21 - held
     assert contents(tmp_path) == contents(whole)
+
+
+def test_what_gets_its_labels_while_the_job_looks_is_not_made_again(whole, tmp_path, monkeypatch):
+    def die(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(DatasetJob, "_label", die)
+        make(tmp_path)
+    unlabelled, calls = generate_dataset.DatasetWriter.unlabelled, []
+
+    def late(writer):
+        calls.append(unlabelled(writer))
+        end = time.monotonic() + 20
+        while len(calls) > 1 and unlabelled(writer) and time.monotonic() < end:
+            time.sleep(0.01)
+        return calls[0] if len(calls) == 1 else unlabelled(writer)
+
+    monkeypatch.setattr(generate_dataset.DatasetWriter, "unlabelled", late)
+    make(tmp_path)
+    assert calls[0] and contents(tmp_path) == contents(whole)
 
 
 def test_two_jobs_share_the_work_and_the_last_puts_the_table_together(whole, tmp_path):
