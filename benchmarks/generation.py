@@ -34,7 +34,7 @@ sys.path.insert(0, str(ROOT))
 
 from dso_jax.atomic import write_text  # noqa: E402
 
-GROUPS = ("job", "sampler", "decode", "encode", "conv", "labels", "torch")
+GROUPS = ("job", "sampler", "encode", "decode", "labels", "conv", "torch")
 NOTE = (
     "random weights; bodies and labels of voxelised meshes in place of the decoder's output, "
     "which is noise and whose time is spent all the same"
