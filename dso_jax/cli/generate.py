@@ -17,6 +17,10 @@ from rich.table import Table
 from dso_jax.cli import generate_arguments
 from dso_jax.errors import UsageError
 
+# Fills an H200; with twice as many, arrays of the guided MLP have 2^31 elements, and labels wait
+# twice as long for their turn between two batches.
+GPU_BATCH = 32
+
 _log = logging.getLogger(__name__)
 
 
@@ -110,6 +114,7 @@ def _generator(name: str, options: argparse.Namespace) -> tuple[Any, dict[str, A
 
     from dso_jax import pretrained
     from dso_jax.cli import adapters
+    from dso_jax.generation.generate import BATCH
     from dso_jax.generation.generator import Generator
     from dso_jax.models import Execution
     from weight_port import layouts
@@ -140,7 +145,7 @@ def _generator(name: str, options: argparse.Namespace) -> tuple[Any, dict[str, A
         adapter=adapter,
         execution=Execution(dtype=dtype, projections="split" if fast else "fused"),
         decoder_dtype="float16" if fast else "float32",
-        batch=options.batch,
+        batch=options.batch or (GPU_BATCH if devices[0].platform == "gpu" else BATCH),
     )
     return generator, {}
 

@@ -98,7 +98,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--meshes", action="store_true", help="also write DATA/meshes/CATEGORY/OBJECT/IMG_EEE.glb")
     add("--shard", metavar="I/N", help="make every N-th block from the I-th on, or auto")
-    add("--batch", type=whole(1), default=64, metavar="N", help="samples a call (default: 64)")
+    add(
+        "--batch",
+        type=whole(1),
+        metavar="N",
+        help="samples a call (default: 32 on GPUs, where more are not faster, else 64)",
+    )
     add(
         "--dtype",
         choices=("auto", "float32", "bfloat16"),
