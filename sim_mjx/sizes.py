@@ -11,8 +11,8 @@ CPU_SLOTS: dict[Step, int] = {"stock": 16, "slim": 32}
 # On each device, of at most so many points in all: 3 GB with their polygons.
 ACCELERATOR_SLOTS: dict[Step, int] = {"stock": 8192, "slim": 32768}
 ACCELERATOR_POINTS = 2**24
-# Rows and bytes of a packet on each device, and packets that wait there: what ends at a check. Small
-# enough that most packets are a run of one batch, which is sent from where it is.
+# Rows and bytes of a packet on each device, and packets that wait there: what ends at a check.
+# Small enough that most are a run of one batch, which is sent from where it is.
 PACKET_ROWS, PACKET_BYTES, PACKETS = 2048, 2**24, 4
 # Bodies that may wait for a slot, at least: a block of a job.
 WAITING = 1024

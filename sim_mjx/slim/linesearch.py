@@ -5,6 +5,7 @@ Legend: S the batch, C contacts, N step lengths that are looked at together.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -83,8 +84,11 @@ def search_length(
         _ROUNDINGS * jnp.finfo(size.dtype).eps * size,
     )
 
+    def level(p: Point) -> Bool[Array, " S"]:
+        return jnp.abs(p.slope) < accept
+
     def converged(p: Point) -> Bool[Array, " S"]:
-        return (jnp.abs(p.slope) < accept) & (p.cost < start.cost)
+        return level(p) & (p.cost < start.cost)
 
     def unfinished(b: _Bracket) -> Bool[Array, " S"]:
         return b.moved & ~converged(b.low) & ~converged(b.high)
@@ -103,13 +107,15 @@ def search_length(
             better = converged(other) & (other.cost < cost)
             best, cost = _choose(better, other, best), jnp.where(better, other.cost, cost)
             done |= converged(other)
-        moved = (first | second) & ~done
+        # A level point that does not beat staying, for all that the cost can tell: as good as it
+        # gets, and in single precision what most searches of a body at rest end with.
+        moved = (first | second) & ~done & ~functools.reduce(jnp.logical_or, map(level, candidates))
         return _Bracket(_choose(done, best, low), _choose(done, best, high), moved)
 
     (first,) = points(newton(start))
     falling = first.slope < start.slope
     low, high = _choose(falling, first, start), _choose(falling, start, first)
-    bracket = _Bracket(low, high, jnp.ones_like(falling))
+    bracket = _Bracket(low, high, ~level(first))
     low, high, _ = repeat(c.linesearch_iterations, unfinished, tighten, bracket, machine=machine)
     improved = (low.cost < start.cost) | (high.cost < start.cost)
     return jnp.where(improved, jnp.where(low.cost < high.cost, low.length, high.length), 0.0)
