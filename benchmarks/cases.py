@@ -8,6 +8,7 @@ from typing import Any
 
 OBJECTIVES = ("sft", "dro", "dpo")
 REMAT = ("none", "dots", "full")
+CUBLAS = ("xla_gpu_enable_triton_gemm=false",)  # so that biases and GELU end a product
 # Ways to carry out the same step: fields of `SystemConfig`, and `accumulation`.
 WAYS: dict[str, dict[str, Any]] = {
     "products": {"remat": "products"},
@@ -29,12 +30,27 @@ WAYS: dict[str, dict[str, Any]] = {
     "products-pad64": {"remat": "products", "pad_condition": 64},
     "products-pad128": {"remat": "products", "pad_condition": 128},
     "products-xla-attention": {"remat": "products", "attention": "xla"},
-    "products-cublas": {"remat": "products", "xla": ("xla_gpu_enable_triton_gemm=false",)},
+    "products-cublas": {"remat": "products", "xla": CUBLAS},
+    "none-unroll24-cublas": {"unroll": 24, "xla": CUBLAS},
+    "products-unroll24-cublas": {"remat": "products", "unroll": 24, "xla": CUBLAS},
+    "products-sixths-unroll24-cublas": {
+        "remat": "products",
+        "unroll": 24,
+        "accumulation": 6,
+        "xla": CUBLAS,
+    },
 }
-FAST = ("none-unroll24", "products-unroll24", "attention")  # beside the rival in every objective
+CUBLAS_WAYS = ("none-unroll24-cublas", "products-sixths-unroll24-cublas")
+FAST = (
+    "none-unroll24",
+    "none-unroll24-cublas",
+    "products-unroll24",
+    "attention",
+)  # beside the rival in every objective
 GROWING = ("attention", "full")  # what still fits when the batch grows
 FORWARD_WAYS: dict[str, dict[str, Any]] = {
     "split": {"projections": "split"},
+    "split-cublas": {"projections": "split", "xla": CUBLAS},
     "split-unroll24": {"projections": "split", "unroll": 24},
 }
 BATCHES = (6, 24, 48, 96)  # samples through the network, beside the usual
@@ -105,7 +121,7 @@ def steps() -> Iterator[Case]:
 
 def profiles() -> Iterator[Case]:
     """Steps taken apart by kinds of kernels."""
-    for way in ("attention", "products", "products-unroll24", "none-unroll24"):
+    for way in ("attention", "products", "products-unroll24", "none-unroll24", *CUBLAS_WAYS):
         options = {"objective": "dro", "samples": USUAL} | WAYS[way]
         yield Case(f"profile-dro/b{USUAL}/jax-{way}", "jax_side:profile", options)
 

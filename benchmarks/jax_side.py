@@ -162,7 +162,7 @@ def velocity(run: Run, samples: int, adapter: bool, **system: Any) -> dict:
     size = SIZES[run.size]
     apply, arguments = _velocity(size, samples, adapter, system)
     counted = flops.count(apply, *arguments)
-    compiled, figures = _compile(jax.jit(apply), arguments)
+    compiled, figures = _compile(jax.jit(apply), arguments, system.get("xla", ()))
     figures |= measure.timed(lambda: jax.block_until_ready(compiled(*arguments)), run.repeats)
     return measure.rates(figures | _peak(), executed=counted)
 
@@ -183,7 +183,7 @@ def sampler(run: Run, samples: int, **system: Any) -> dict:
         return sample(velocity, noise, context, SamplerConfig())
 
     arguments = lora.combine(model.state.trainable, model.weights.frozen), noise, cond
-    compiled, figures = _compile(jax.jit(draw), arguments)
+    compiled, figures = _compile(jax.jit(draw), arguments, system.get("xla", ()))
     figures |= measure.timed(lambda: jax.block_until_ready(compiled(*arguments)), run.repeats)
     figures["samples_per_s"] = samples / figures["ms"] * 1e3
     return figures | _peak()
