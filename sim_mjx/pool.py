@@ -121,16 +121,15 @@ def advance(
         pool: before.
         kernel: whether the slim step is a kernel of its own.
     """
-    body = pool.body
+    body, before, count = pool.body, pool.state, protocol.check_steps
     if kernel:
-        simulate = functools.partial(slim.simulate_in_kernel, active=pool.active)
+        state, footing = slim.simulate_in_kernel(protocol, body, before, count, active=pool.active)
     else:
         simulate = world.simulate if step == "stock" else slim.simulate
-    state = simulate(protocol, body, pool.state, protocol.check_steps)
-
+        state = simulate(protocol, body, before, count)
+        footing = jax.vmap(world.has_footing)(body, state)
     steps = pool.steps + protocol.check_steps
     speed = jnp.abs(state.qvel).max(axis=-1)
-    footing = jax.vmap(world.has_footing)(body, state)
     checked = settling.check(pool.settling, speed, footing, protocol, jnp)
     at_rest = settling.at_rest(checked, protocol)
     minimum = round(protocol.minimum_time / protocol.timestep)

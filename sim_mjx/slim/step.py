@@ -103,6 +103,12 @@ def step(
     return _euler(c, motion, acceleration)
 
 
+def pose(shape: Shape, motion: Motion) -> tuple[Matrix, Vector]:
+    """Axes of the inertial frame and the centre of mass, in the world."""
+    axes = vec.to_matrix(vec.unit(motion.rotation))
+    return axes, vec.add(motion.origin, vec.apply(axes, shape.offset))
+
+
 def _mass(shape: Shape, axes: Matrix) -> Mass:
     """The mass in the world's axes."""
     x, y, z = (vec.apply(axes, vec.multiply(shape.moments, row)) for row in axes)

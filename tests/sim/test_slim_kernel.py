@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sim_mjx import concatenate, drop, pool, slim
+from sim_mjx import concatenate, drop, pool, slim, world
 from sim_mjx.meshes import body_from_mesh
 from tests.sim import shapes, slim_states
 
@@ -28,18 +28,22 @@ def double():
 @pytest.mark.parametrize("rule", ["c4", pytest.param("skin", marks=pytest.mark.slow)])
 def test_is_the_same_step(rule):
     """Interpreted, in float64: flying, touching, sliding, rocking and deep bodies."""
-    protocol = dataclasses.replace(shapes.EVAL, contact=rule)
+    # Everyone is quiet, so that the footing of all is looked at.
+    protocol = dataclasses.replace(shapes.EVAL, contact=rule, quiet_speed=1e6)
     case = slim_states.random_case(slim_states.small_bodies(protocol), protocol, 70, seed=4)
     plain = jax.jit(functools.partial(slim.simulate, protocol, steps=20))
     kernel = jax.jit(functools.partial(slim.simulate_in_kernel, protocol, steps=20, interpret=True))
     waited_for = np.ones(70, bool)
-    everyone = kernel(case.body, case.state, active=jnp.asarray(waited_for))
+    everyone, stands = kernel(case.body, case.state, active=jnp.asarray(waited_for))
+    footing = jax.vmap(world.has_footing)(case.body, everyone)
+    assert {True, False} == set(np.asarray(footing).tolist())
+    np.testing.assert_array_equal(stands, footing)
     for expected, found in zip(plain(case.body, case.state), everyone, strict=True):
         scale = np.maximum(np.abs(expected).max(axis=1, keepdims=True), 1e-3)
         np.testing.assert_array_less(np.abs(found - expected) / scale, ROUNDING)
     # Bodies that no one waits for change no other's number, and a warp of them stays as it is.
     waited_for[1::3] = waited_for[64:] = False
-    some = kernel(case.body, case.state, active=jnp.asarray(waited_for))
+    some, _ = kernel(case.body, case.state, active=jnp.asarray(waited_for))
     for expected, found in zip(everyone, some, strict=True):
         np.testing.assert_array_equal(expected[waited_for], found[waited_for])
     np.testing.assert_allclose(some.qpos[64:], case.state.qpos[64:], atol=1e-12)
