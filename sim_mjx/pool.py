@@ -8,11 +8,12 @@ Legend: S slots, R rows of a packet, K support points.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -170,7 +171,7 @@ def programs(
 
 _compiled: dict[Any, Programs] = {}
 _building: dict[Any, threading.Lock] = {}
-_guard = threading.Lock()
+_guard, _lowering = threading.Lock(), threading.Lock()
 
 
 def _build(protocol, step, packet, slots, devices) -> Programs:
@@ -202,7 +203,9 @@ def _build(protocol, step, packet, slots, devices) -> Programs:
 
     def run(kernel: bool) -> jax.stages.Compiled:
         call = mapped(functools.partial(advance, protocol, step, kernel=kernel), 1)
-        lowered = jax.jit(call, donate_argnums=0).lower(pool)
+        program = jax.jit(call, donate_argnums=0)
+        with _without_a_word() if kernel else contextlib.nullcontext():
+            lowered = program.lower(pool)
         return _compile(lowered, step, devices[0].platform)
 
     return Programs(
@@ -213,14 +216,19 @@ def _build(protocol, step, packet, slots, devices) -> Programs:
     )
 
 
+@contextlib.contextmanager
+def _without_a_word() -> Iterator[None]:
+    """Pallas by way of Triton: JAX says that it will go."""
+    with _lowering, warnings.catch_warnings():  # filters belong to all threads
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
 def _fastest(run: Callable[[bool], jax.stages.Compiled], kernel: bool) -> jax.stages.Compiled:
     """The program with the kernel, or without it where it cannot be compiled."""
     if kernel:
         try:
-            with warnings.catch_warnings():
-                # Pallas by way of Triton: JAX says that it will go.
-                warnings.simplefilter("ignore", DeprecationWarning)
-                return run(True)
+            return run(True)
         except Exception as error:  # noqa: BLE001  of any layer of the compiler
             said = (str(error).splitlines() or [""])[0][:300]
             _log.warning("simulating without the kernel: %s: %s", type(error).__name__, said)

@@ -118,6 +118,8 @@ class DropStream:
         self._shapes: dict[Any, _Shape] = {}
         self._idle = [_Driver(number) for number in range(self._threads)]
         self._executor = concurrent.futures.ThreadPoolExecutor(self._threads, "drop")
+        # An accelerator has one thread: the others of its programs are compiled beside the first.
+        self._compiler = None if on_cpu else concurrent.futures.ThreadPoolExecutor(8, "compile")
         self._done: collections.deque[Batch] = collections.deque()
         self._open, self._held = 0, 0  # batches that have not ended, and their bytes
         self._closed, self._stopped = False, False
@@ -131,6 +133,8 @@ class DropStream:
             self._closed, self._stopped = True, self._stopped or kind is not None
             self._lock.notify_all()
         self._executor.shutdown()
+        if self._compiler is not None:
+            self._compiler.shutdown(cancel_futures=True)
         if self._error is not None and error is None:
             raise self._error
 
@@ -218,7 +222,13 @@ class DropStream:
             packet = jax.tree.map(lambda leaf: np.zeros((rows, *leaf.shape[1:]), leaf.dtype), body)
             waiting = [Waiting() for _ in range(self._threads if self._dealt else 1)]
             self._shapes[key] = _Shape(slots, rows, slots * points, packet, waiting)
+            if self._compiler is not None:  # what fails there fails again where it is needed
+                self._compiler.submit(self._programs, self._shapes[key])
         return self._shapes[key]
+
+    def _programs(self, shape: _Shape) -> pool.Programs:
+        """Compiles, or finds what another thread has compiled."""
+        return pool.programs(self._protocol, self._step, shape.packet, shape.slots, self._devices)
 
     def _drive(self, driver: _Driver) -> None:
         """Runs pools until nothing is left for this thread."""
@@ -236,11 +246,7 @@ class DropStream:
         while (key := self._fullest(driver)) is not None:
             shape, lane = self._shapes[key], driver.lanes.get(key)
             if lane is None:
-                # Compiles, or finds what another thread has compiled.
-                made = pool.programs(
-                    self._protocol, self._step, shape.packet, shape.slots, self._devices
-                )
-                lane = Lane(made, shape.slots, shape.rows, len(self._devices))
+                lane = Lane(self._programs(shape), shape.slots, shape.rows, len(self._devices))
                 driver.lanes[key] = lane
             while lane.ready < lane.wanted or lane.packets < self._ahead:
                 with self._lock:
