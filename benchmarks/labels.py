@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import json
 import os
@@ -33,15 +34,17 @@ sys.path.insert(0, str(ROOT))
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
-from benchmarks import real_bodies  # noqa: E402
-from sim_mjx import Protocol, RigidBody, calls, referee, warp_engine  # noqa: E402
+from benchmarks import c_processes, real_bodies  # noqa: E402
+from sim_mjx import Protocol, RigidBody, concatenate, referee, warp_engine  # noqa: E402
 from sim_mjx.drop import Step  # noqa: E402
 from sim_mjx.engines import STREAM_BLOCK  # noqa: E402
 from sim_mjx.rest import Rest  # noqa: E402
+from sim_mjx.sizes import cores  # noqa: E402
 from sim_mjx.stream import DropStream  # noqa: E402
 
 PAPER = 312_000  # labels of the paper's dataset
 WARP_SLOTS = (8192, 32768)
+C_SAMPLE = 16_000  # objects that C drops for its rate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,11 +86,12 @@ def cases() -> list[Case]:
     """By importance."""
     listed = [Case("312k"), Case("312k", "mujoco", 4_000)]
     warp = importlib.util.find_spec("mujoco_warp") is not None
-    listed += [Case("312k", "mujoco_warp", 65_536, slots=n) for n in WARP_SLOTS if warp]
+    listed += [Case("312k", "mujoco_warp", 131_072, slots=n) for n in WARP_SLOTS if warp]
     listed += [Case("growth", objects=n) for n in (10_000, 30_000, 100_000, 300_000)]
     listed += [Case("hull", objects=65_536, hull=n) for n in (64, 256)]
     listed += [Case("hull", objects=16_384, hull=1024)]
-    listed += [Case("slots", objects=65_536, slots=n) for n in (1024, 8192, 32768, 131072)]
+    slots = (1024, 8192, 32768, 131072)
+    listed += [Case("slots", objects=131_072, hull=64, slots=n) for n in slots]
     listed += [Case("rule", objects=65_536, contact="skin")]
     listed += [Case("stop", objects=65_536, early_stop=False)]
     listed += [Case("stock", objects=16_384, step="stock", hull=64)]
@@ -101,19 +105,16 @@ def measure(case: Case, bodies: dict[int, RigidBody], scale: float = 1.0) -> dic
     count = max(1, round(case.objects * scale))
     if case.hull is not None:
         bodies = {case.hull: bodies[case.hull]}
-    blocks = list(_blocks(bodies, count))
-    open_stream = {"mjx": _mjx, "mujoco": _c, "mujoco_warp": _warp}[case.engine]
-    began = time.perf_counter()
-    if case.engine == "mjx":  # compiles
-        _run(open_stream(case, protocol), [g[:1] for g in bodies.values()], lambda _: None)
-    compiled = time.perf_counter() - began
+    run, compiled = {"mjx": _mjx, "mujoco": _c, "mujoco_warp": _warp}[case.engine](
+        case, protocol, bodies, list(_blocks(bodies, count)), count
+    )
     arrivals: list[tuple[float, int]] = []
     began = time.perf_counter()
 
     def note(ended: int) -> None:
         arrivals.append((time.perf_counter() - began, ended))
 
-    rests, put = _run(open_stream(case, protocol), blocks, note)
+    rests, put = run(note)
     seconds = time.perf_counter() - began
     steps = sum(int(rest.steps.sum()) for rest in rests)
     stable = sum(int(rest.stable(protocol).sum()) for rest in rests)
@@ -139,21 +140,57 @@ def measure(case: Case, bodies: dict[int, RigidBody], scale: float = 1.0) -> dic
     }
 
 
-def _mjx(case: Case, protocol: Protocol) -> Any:
-    return lambda progress: DropStream(
-        protocol, step=case.step, slots=case.slots, progress=progress
-    )
+Run = Callable[[Callable[[int], None]], tuple[list[Rest], float]]
 
 
-def _c(case: Case, protocol: Protocol) -> Any:
-    return lambda progress: calls.CallStream(referee.drop, protocol, progress=progress)
+def _mjx(case: Case, protocol: Protocol, bodies, blocks, count: int) -> tuple[Run, float]:
+    """The run, and seconds to compile for it."""
+
+    def run(blocks, note) -> tuple[list[Rest], float]:
+        began = time.perf_counter()
+        with DropStream(protocol, step=case.step, slots=case.slots, progress=note) as stream:
+            for block in blocks:
+                stream.put(block)
+            put = time.perf_counter() - began
+            stream.close()
+            return [rest for _, rest in stream.results()], put
+
+    began = time.perf_counter()
+    run([group[:1] for group in bodies.values()], lambda _: None)
+    return functools.partial(run, blocks), time.perf_counter() - began
 
 
-def _warp(case: Case, protocol: Protocol) -> Any:
-    def call(bodies, protocol, progress):
-        return warp_engine.drop(bodies, protocol, slots=case.slots or 8192, progress=progress)
+def _c(case: Case, protocol: Protocol, bodies, blocks, count: int) -> tuple[Run, float]:
+    """As `dso label --engine mujoco` drops a block."""
+    return lambda note: ([referee.drop(b, protocol, progress=note) for b in blocks], 0.0), 0.0
 
-    return lambda progress: calls.CallStream(call, protocol, progress=progress)
+
+def _warp(case: Case, protocol: Protocol, bodies, blocks, count: int) -> tuple[Run, float]:
+    """All different meshes in one model, however often each is dropped: the most it can do.
+
+    `dso label --engine mujoco_warp` takes a model for each 8,192 meshes, a millisecond a mesh.
+    """
+    began = time.perf_counter()
+    width = max(group.points.shape[1] for group in bodies.values())
+    every = concatenate([_wider(group, width) for group in bodies.values()])
+    slots = min(case.slots or warp_engine.SLOTS, count)
+    chunk = warp_engine._Chunk(every, protocol, slots)
+    drops = np.resize(np.random.default_rng(0).permutation(len(every)), count)
+    chunk.run(None, drops[: min(64, count)])
+    compiled = time.perf_counter() - began
+
+    def run(note) -> tuple[list[Rest], float]:
+        pose, steps, at_rest = chunk.run(note, drops)
+        return [Rest.from_states(pose[:, :3], pose[:, 3:], steps, at_rest, [None] * count)], 0.0
+
+    return run, compiled
+
+
+def _wider(group: RigidBody, width: int) -> RigidBody:
+    """The same bodies with points repeated, and without tables: mujoco_warp makes its own."""
+    short = width - group.points.shape[1]
+    points = np.concatenate([group.points, np.repeat(group.points[:, :1], short, axis=1)], axis=1)
+    return dataclasses.replace(group, points=points, polygons=None)
 
 
 def _blocks(bodies: dict[int, RigidBody], count: int) -> Iterator[RigidBody]:
@@ -172,16 +209,6 @@ def _blocks(bodies: dict[int, RigidBody], count: int) -> Iterator[RigidBody]:
         made = [bodies[points][rows] for points, rows in parts if len(rows)]
         whole = made if len(chosen) == len(every) else whole
         yield from made
-
-
-def _run(open_stream: Callable, blocks, note: Callable[[int], None]) -> tuple[list[Rest], float]:
-    began = time.perf_counter()
-    with open_stream(note) as stream:
-        for block in blocks:
-            stream.put(block)
-        put = time.perf_counter() - began
-        stream.close()
-        return [rest for _, rest in stream.results()], put
 
 
 def _reached(arrivals: list[tuple[float, int]], percent: float, count: int) -> float:
@@ -285,10 +312,17 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     chosen = [case for case in cases() if re.search(options.filter, case.name)]
     if options.list:
-        print("\n".join(case.name for case in chosen))
+        print("\n".join(["312k/mujoco-processes", *(case.name for case in chosen)]))
         return 0
     bodies = real_bodies.load(options.bodies)
     record = Record(options.out, about())
+    if re.search(options.filter, "312k/mujoco-processes"):
+        sample = max(cores(), round(C_SAMPLE * options.scale))
+        record.measure(
+            "312k/mujoco-processes",
+            lambda: c_processes.measure(sample, options.bodies),
+            options.limit,
+        )
     for case in chosen:
         record.measure(case.name, lambda c=case: measure(c, bodies, options.scale), options.limit)
     return 0

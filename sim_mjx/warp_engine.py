@@ -19,9 +19,9 @@ from typing import Any
 
 import mujoco
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
-from sim_mjx import contact, settling, world
+from sim_mjx import rotations, settling, world
 from sim_mjx.bodies import RigidBody
 from sim_mjx.protocol import Protocol
 from sim_mjx.rest import Rest
@@ -79,9 +79,19 @@ class _Chunk:
             setattr(self.model, name, warp.array(wide, dtype=old.dtype))
         self.advance = self._program()
 
-    def run(self, progress: Callable[[int], None] | None) -> tuple[np.ndarray, ...]:
-        """End pose, steps and whether it came to rest, of every body."""
-        count, protocol = len(self.start), self.protocol
+    def run(
+        self,
+        progress: Callable[[int], None] | None,
+        drops: Int[np.ndarray, " n"] | None = None,
+    ) -> tuple[np.ndarray, ...]:
+        """End pose, steps and whether it came to rest, of every drop.
+
+        Args:
+            progress: called with the number of drops that have just ended.
+            drops: the body of each; by default every body once.
+        """
+        drops = np.arange(len(self.start)) if drops is None else drops
+        count, protocol = len(drops), self.protocol
         pose, total = np.zeros((count, 7)), np.zeros(count, np.int64)
         rested = np.zeros(count, bool)
         waiting = iter(range(count))
@@ -98,21 +108,22 @@ class _Chunk:
             if not active.any():
                 return pose, total, rested
             if len(fresh):
-                self._load(owner, fresh)
+                self._load(drops[owner], fresh)
             self.advance()
             steps += protocol.check_steps
             qpos, qvel = self.data.qpos.numpy(), self.data.qvel.numpy()
             speed = np.abs(qvel).max(axis=1)
             still = active & (speed < protocol.quiet_speed)
-            still[still] = [self._has_footing(owner[i], qpos[i]) for i in np.flatnonzero(still)]
+            if still.any():
+                still[still] = self._has_footing(drops[owner[still]], qpos[still])
             checked = settling.check(checked, speed, still, protocol, np)
             at_rest = settling.at_rest(checked, protocol)
             done = (steps >= protocol.steps) | ~np.isfinite(speed)
             if protocol.early_stop:
                 done |= at_rest & (steps >= minimum)
             done &= active
-            bodies = owner[done]
-            pose[bodies], total[bodies], rested[bodies] = qpos[done], steps[done], at_rest[done]
+            ended = owner[done]
+            pose[ended], total[ended], rested[ended] = qpos[done], steps[done], at_rest[done]
             active &= ~done
             if progress is not None and done.any():
                 progress(int(done.sum()))
@@ -146,11 +157,22 @@ class _Chunk:
             steps()
         return lambda: self._warp.capture_launch(capture.graph)
 
-    def _has_footing(self, body: int, qpos: Float[np.ndarray, " 7"]) -> bool:
-        matrix = np.zeros(9)
-        mujoco.mju_quat2Mat(matrix, qpos[3:].astype(np.float64))
-        points = self.points[body] @ matrix.reshape(3, 3).T + qpos[:3]
-        return bool(contact.spans_area(points, self.depth[body], np))
+    def _has_footing(
+        self, bodies: Int[np.ndarray, " n"], qpos: Float[np.ndarray, "n 7"]
+    ) -> Bool[np.ndarray, " n"]:
+        """`contact.spans_area` of many at once."""
+        qpos = qpos.astype(np.float64)
+        turn = rotations.to_matrix(qpos[:, 3:])
+        points = turn @ self.points[bodies].transpose(0, 2, 1) + qpos[:, :3, None]
+        depth, flat, every = self.depth[bodies], points[:, :2], np.arange(len(bodies))
+        below, first = points[:, 2] < 0, points[:, 2].argmin(axis=1)
+        away = flat - flat[every, :, first][:, :, None]
+        reach = np.where(below, (away**2).sum(axis=1), -1.0)
+        along = away[every, :, reach.argmax(axis=1)]
+        length = np.sqrt((along**2).sum(axis=1))
+        across = np.abs(away[:, 0] * along[:, 1, None] - away[:, 1] * along[:, 0, None])
+        across = np.where(below, across, 0.0).max(axis=1)
+        return across > 0.1 * depth * np.maximum(length, 0.1 * depth)
 
 
 def _compile(

@@ -1,0 +1,83 @@
+"""C MuJoCo with a process a core: what it makes where Python's lock holds nobody up.
+
+The engine `mujoco` of `dso label` uses threads, which on many cores wait for each other between the
+steps of a check. Here each process drops its share alone; started and loaded before the clock runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+
+from benchmarks import real_bodies  # noqa: E402
+from sim_mjx import Protocol, referee  # noqa: E402
+from sim_mjx.sizes import cores  # noqa: E402
+
+
+def measure(objects: int, bodies: Path | None, processes: int | None = None) -> dict[str, Any]:
+    """Seconds to drop so many bodies, those of the file again and again.
+
+    Args:
+        objects: in all.
+        bodies: file of real_bodies.py, or None.
+        processes: by default one a core.
+    """
+    count = processes or cores()
+    share = -(-objects // count)
+    with contextlib.ExitStack() as stack:
+        workers = []
+        for number in range(count):
+            command = [sys.executable, __file__, str(number), str(share), str(bodies or "")]
+            worker = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+            )
+            stack.callback(worker.wait)
+            stack.callback(worker.kill)
+            workers.append(worker)
+        for worker in workers:
+            assert worker.stdout is not None and worker.stdout.readline() == "ready\n"
+        began = time.perf_counter()
+        for worker in workers:
+            assert worker.stdin is not None
+            worker.stdin.write("go\n")
+            worker.stdin.flush()
+        steps = sum(int(w.stdout.readline()) for w in workers if w.stdout is not None)
+        seconds = time.perf_counter() - began
+    made = share * count
+    return {
+        "objects": made,
+        "processes": count,
+        "seconds": seconds,
+        "seconds_for_312k": seconds * 312_000 / made,
+        "labels_per_second": made / seconds,
+        "steps_per_second": steps / seconds,
+        "mean_steps": steps / made,
+    }
+
+
+def _work(number: int, share: int, bodies: Path | None) -> None:
+    groups = real_bodies.load(bodies)
+    parts = [(group, row) for group in groups.values() for row in range(len(group))]
+    order = np.random.default_rng(number).permutation(len(parts))
+    chosen = [parts[k] for k in np.resize(order, share)]
+    print("ready", flush=True)
+    sys.stdin.readline()
+    steps = 0
+    for group in groups.values():
+        rows = np.array([row for owner, row in chosen if owner is group], int)
+        if len(rows):
+            steps += int(referee.drop(group[rows], Protocol(), threads=1).steps.sum())
+    print(steps, flush=True)
+
+
+if __name__ == "__main__":
+    _work(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]) if sys.argv[3] else None)
