@@ -10,6 +10,7 @@ import contextlib
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,24 @@ import numpy as np  # noqa: E402
 
 from benchmarks import real_bodies  # noqa: E402
 from sim_mjx import Protocol, referee  # noqa: E402
+from sim_mjx.perturb import turned  # noqa: E402
 from sim_mjx.sizes import cores  # noqa: E402
 
 
-def measure(objects: int, bodies: Path | None, processes: int | None = None) -> dict[str, Any]:
+def measure(
+    objects: int,
+    bodies: Path | None,
+    *,
+    processes: int | None = None,
+    thetas: Sequence[float] = (),
+) -> dict[str, Any]:
     """Seconds to drop so many bodies, those of the file again and again.
 
     Args:
         objects: in all.
         bodies: file of real_bodies.py, or None.
         processes: by default one a core.
+        thetas: angles of perturbed starts, in turn; by default bodies start upright.
     """
     count = processes or cores()
     share = -(-objects // count)
@@ -37,6 +46,7 @@ def measure(objects: int, bodies: Path | None, processes: int | None = None) -> 
         workers = []
         for number in range(count):
             command = [sys.executable, __file__, str(number), str(share), str(bodies or "")]
+            command += map(str, thetas)
             worker = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
             )
@@ -64,7 +74,7 @@ def measure(objects: int, bodies: Path | None, processes: int | None = None) -> 
     }
 
 
-def _work(number: int, share: int, bodies: Path | None) -> None:
+def _work(number: int, share: int, bodies: Path | None, thetas: Sequence[float]) -> None:
     groups = real_bodies.load(bodies)
     parts = [(group, row) for group in groups.values() for row in range(len(group))]
     order = np.random.default_rng(number).permutation(len(parts))
@@ -75,9 +85,27 @@ def _work(number: int, share: int, bodies: Path | None) -> None:
     for group in groups.values():
         rows = np.array([row for owner, row in chosen if owner is group], int)
         if len(rows):
-            steps += int(referee.drop(group[rows], Protocol(), threads=1).steps.sum())
+            chosen_bodies = group[rows]
+            if thetas:
+                theta = np.resize(thetas, len(rows))
+                chosen_bodies = turned(chosen_bodies, _starts(theta, number))
+            steps += int(referee.drop(chosen_bodies, Protocol(), threads=1).steps.sum())
     print(steps, flush=True)
 
 
+def _starts(theta: np.ndarray, seed: int) -> np.ndarray:
+    """A turn (wxyz) within each angle, as `perturb.Perturbation` draws them."""
+    random = np.random.default_rng(seed)
+    angle, azimuth = random.uniform(-theta, theta), random.uniform(0, 2 * np.pi, len(theta))
+    sine = np.sin(angle / 2)
+    parts = np.cos(angle / 2), sine * np.cos(azimuth), sine * np.sin(azimuth), 0 * angle
+    return np.stack(parts, axis=1)
+
+
 if __name__ == "__main__":
-    _work(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]) if sys.argv[3] else None)
+    _work(
+        int(sys.argv[1]),
+        int(sys.argv[2]),
+        Path(sys.argv[3]) if sys.argv[3] else None,
+        [float(theta) for theta in sys.argv[4:]],
+    )
