@@ -104,7 +104,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.part:
         return _one(options)
     with tempfile.NamedTemporaryFile() as turn:
+        # NCCL takes its buffers from what no part has taken for good.
         shared = os.environ | {TURN: turn.name, "PYTHONUNBUFFERED": "1"}
+        shared["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
         started = {
             part: subprocess.Popen(
                 [sys.executable, __file__, *given, "--part", part],

@@ -26,7 +26,9 @@ def count(function: Callable, *arguments: Any) -> int:
 
     The backward pass counts as it is, recomputation included; over all devices.
     """
-    return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
+    # What is jitted with options of the compiler may not be traced inside anything else.
+    trace = getattr(function, "trace", None) or jax.jit(function).trace
+    return _count(trace(*arguments).jaxpr.jaxpr)
 
 
 def _count(jaxpr: Jaxpr) -> int:
