@@ -42,6 +42,8 @@ class Provenance:
         hull_points: vertices that matter before reduction to support points.
         components: connected solid parts, where they were counted.
         volume: volume behind the mass, m^3.
+        margin_deg: `margin.static_margin` of the start pose, where whoever made the body found it.
+        tip_azimuth_deg: the way it would tip, likewise; None where the feet span no area.
     """
 
     source: str = ""
@@ -51,6 +53,8 @@ class Provenance:
     hull_points: int = 0
     components: int | None = None
     volume: float = 0.0
+    margin_deg: float | None = None
+    tip_azimuth_deg: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

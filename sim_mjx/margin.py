@@ -10,6 +10,8 @@ Legend: B objects, K support points.
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 from jaxtyping import Float
 from scipy.spatial import ConvexHull, QhullError
@@ -45,6 +47,29 @@ def static_margin(
     both = [_margin(p, c, touch * s) for p, c, s in zip(points, com, size, strict=True)]
     margin, azimuth = np.array(both, np.float64).reshape(-1, 2).T
     return margin, azimuth
+
+
+def with_margin(body: RigidBody) -> RigidBody:
+    """One body whose provenance tells its margin."""
+    (origin,) = body.provenance
+    if origin.margin_deg is not None:
+        return body
+    (margin,), (azimuth,) = static_margin(body)
+    told = dataclasses.replace(
+        origin,
+        margin_deg=float(margin),
+        tip_azimuth_deg=None if np.isnan(azimuth) else float(azimuth),
+    )
+    return dataclasses.replace(body, provenance=(told,))
+
+
+def told_margin(bodies: RigidBody) -> tuple[Float[np.ndarray, " B"], Float[np.ndarray, " B"]]:
+    """`static_margin` of bodies in the start pose that they were made in, from their provenance."""
+    if not all(origin.margin_deg is not None for origin in bodies.provenance):
+        return static_margin(bodies)
+    margins = [origin.margin_deg for origin in bodies.provenance]
+    azimuths = [origin.tip_azimuth_deg for origin in bodies.provenance]
+    return np.array(margins, np.float64), np.array(azimuths, np.float64)
 
 
 def footprint(

@@ -18,6 +18,7 @@ from typing import BinaryIO, Generic, TypeVar
 from sim_mjx import mesh_files, meshes
 from sim_mjx.bodies import BodyError, RigidBody
 from sim_mjx.cache import BodyCache
+from sim_mjx.margin import with_margin
 from sim_mjx.protocol import Protocol
 
 Made = TypeVar("Made")
@@ -66,13 +67,13 @@ class Preparer(FileWork[RigidBody]):
         cache = self._cache if mesh_files.is_whole(kind, data) else None
         kept = cache.load(kind, digest, str(path)) if cache else None
         if isinstance(kept, RigidBody):
-            return kept
+            return with_margin(kept)
         if kept is not None:
             reason, message = kept
             raise BodyError(reason, message)
         try:
             mesh = meshes.mesh_from_bytes(path, data, digest)
-            body = meshes.body_from_triangles(mesh, self._protocol)
+            body = with_margin(meshes.body_from_triangles(mesh, self._protocol))
         except BodyError as error:
             if cache and error.reason != "too_large":  # a matter of this machine's memory
                 cache.store(kind, digest, str(path), (error.reason, str(error)))

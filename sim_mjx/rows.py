@@ -176,7 +176,7 @@ def _columns(group: Group, task: Task) -> list[dict[str, Any]]:
     if task.adjudicate and not task.engine.exact:
         rest, again = readjudicate(bodies, rest, task.protocol)
     valid = rest.status != INVALID
-    margins, azimuths = margin.static_margin(bodies)
+    margins, azimuths = margin.told_margin(bodies)
     stable = rest.stable(task.protocol)
     columns: dict[str, list[Any]] = {
         "status": rest.status.tolist(),
