@@ -36,7 +36,7 @@ import numpy as np  # noqa: E402
 
 from benchmarks import c_processes, real_bodies  # noqa: E402
 from sim_mjx import Protocol, RigidBody, concatenate, referee, warp_engine  # noqa: E402
-from sim_mjx.drop import Step  # noqa: E402
+from sim_mjx.drop import Step, drop  # noqa: E402
 from sim_mjx.engines import STREAM_BLOCK  # noqa: E402
 from sim_mjx.rest import Rest  # noqa: E402
 from sim_mjx.sizes import cores  # noqa: E402
@@ -138,6 +138,21 @@ def measure(case: Case, bodies: dict[int, RigidBody], scale: float = 1.0) -> dic
         "device_peak_bytes": (stats or {}).get("peak_bytes_in_use"),
         "curve": _curve(arrivals, count),
     }
+
+
+def agreement(bodies: dict[int, RigidBody], tilts: dict[int, np.ndarray]) -> dict[str, Any]:
+    """Labels of this device against C's, by tilt; ten seconds there, early stop here."""
+    protocol = Protocol(measure="tilt")
+    count = agree = 0
+    differences = []
+    for points, group in bodies.items():
+        rest, c = drop(group, protocol, step="slim"), tilts[points]
+        stands = c < protocol.threshold_deg
+        count, agree = count + len(group), agree + int((rest.stable(protocol) == stands).sum())
+        differences.append(np.abs(rest.tilt_deg - c)[stands & rest.stable(protocol)])
+    both = np.concatenate(differences)
+    quantiles = {f"tilt_difference_p{q}": float(np.percentile(both, q)) for q in (50, 99, 100)}
+    return {"objects": count, "agree": agree, **quantiles}
 
 
 Run = Callable[[Callable[[int], None]], tuple[list[Rest], float]]
@@ -312,10 +327,13 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     chosen = [case for case in cases() if re.search(options.filter, case.name)]
     if options.list:
-        print("\n".join(["312k/mujoco-processes", *(case.name for case in chosen)]))
+        print("\n".join(["agreement", "312k/mujoco-processes", *(case.name for case in chosen)]))
         return 0
     bodies = real_bodies.load(options.bodies)
     record = Record(options.out, about())
+    if options.bodies and re.search(options.filter, "agreement"):
+        tilts = real_bodies.tilts(options.bodies)
+        record.measure("agreement", lambda: agreement(bodies, tilts), options.limit)
     if re.search(options.filter, "312k/mujoco-processes"):
         sample = max(cores(), round(C_SAMPLE * options.scale))
         record.measure(

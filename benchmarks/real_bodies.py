@@ -2,7 +2,8 @@
 
     python benchmarks/real_bodies.py MESHES --out .dev/bodies.npz
 
-Without such a file benchmarks take the committed meshes.
+The file also holds the tilt of each after ten seconds in C MuJoCo, so that labels made elsewhere
+can be compared. Without such a file benchmarks take the committed meshes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from sim_mjx import Protocol, RigidBody, concatenate  # noqa: E402
+from sim_mjx import Protocol, RigidBody, concatenate, referee  # noqa: E402
 from sim_mjx.bodies import HullPolygons, Provenance  # noqa: E402
 from sim_mjx.label import expand_paths  # noqa: E402
 from sim_mjx.prepare import prepare  # noqa: E402
@@ -49,6 +50,7 @@ def save(bodies: dict[int, RigidBody], path: Path) -> None:
         arrays |= {f"{points}/{name}": getattr(table, name) for name in _TABLE}
         arrays[f"{points}/window"] = np.array(table.window)
         arrays[f"{points}/sha256"] = np.array([origin.sha256 for origin in group.provenance])
+        arrays[f"{points}/c_tilt_deg"] = referee.drop(group, Protocol(early_stop=False)).tilt_deg
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(path, **arrays)
 
@@ -72,6 +74,13 @@ def load(path: Path | None = None) -> dict[int, RigidBody]:
                 ),
             )
     return found
+
+
+def tilts(path: Path) -> dict[int, np.ndarray]:
+    """Degrees after ten seconds in C, by bucket."""
+    with np.load(path) as arrays:
+        named = [name for name in arrays if name.endswith("/c_tilt_deg")]
+        return {int(name.partition("/")[0]): arrays[name] for name in named}
 
 
 def main() -> int:
