@@ -2,7 +2,7 @@
 
     python benchmarks/generation.py --out benchmarks/results/generation.json
     python benchmarks/generation.py -f '^(job|sampler)' --batches 16,64 --out h200.json
-    python benchmarks/generation.py --size tiny --out /tmp/tiny.json          seconds, anywhere
+    python benchmarks/generation.py --size tiny --out tiny.json               seconds, anywhere
 
 The weights of TRELLIS-image-large and its DINOv2 are random, the pictures drawn. Random weights
 decode to noise; bodies and labels are therefore made of voxelised meshes of tests/data/meshes in
