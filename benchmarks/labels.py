@@ -331,9 +331,6 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     bodies = real_bodies.load(options.bodies)
     record = Record(options.out, about())
-    if options.bodies and re.search(options.filter, "agreement"):
-        tilts = real_bodies.tilts(options.bodies)
-        record.measure("agreement", lambda: agreement(bodies, tilts), options.limit)
     if re.search(options.filter, "312k/mujoco-processes"):
         sample = max(cores(), round(C_SAMPLE * options.scale))
         record.measure(
@@ -343,6 +340,9 @@ def main(argv: list[str] | None = None) -> int:
         )
     for case in chosen:
         record.measure(case.name, lambda c=case: measure(c, bodies, options.scale), options.limit)
+    if options.bodies and re.search(options.filter, "agreement"):
+        tilts = real_bodies.tilts(options.bodies)
+        record.measure("agreement", lambda: agreement(bodies, tilts), options.limit)
     return 0
 
 
