@@ -50,13 +50,13 @@ def pieces(bodies: RigidBody, slots: int, repeats: int) -> dict[str, Any]:
         repeats: timed calls; the median counts.
     """
     protocol = Protocol()
-    body = world.simulation_body(bodies, protocol)
+    body = world.unplaced_body(bodies, protocol)
     rows = sizes.packet_rows(slots, sum(leaf[:1].nbytes for leaf in jax.tree.leaves(body)))
     packet = jax.tree.map(lambda leaf: leaf[np.arange(rows) % len(leaf)], body)
     began = time.perf_counter()
-    made = pool.programs(protocol, "slim", packet, slots, jax.local_devices()[:1])
+    made = pool.programs(protocol, "slim", packet, slots, jax.local_devices()[0])
     compiled = time.perf_counter() - began
-    ends = [made.upload(np.array([n], np.int32)) for n in (0, rows)]
+    ends = np.array([0, rows], np.int32)
 
     def median(call: Callable[[], Any]) -> float:
         seconds = []
@@ -71,7 +71,7 @@ def pieces(bodies: RigidBody, slots: int, repeats: int) -> dict[str, Any]:
     inserting = []
     for _ in range(-(-slots // rows)):
         started = time.perf_counter()
-        state, _ = jax.block_until_ready(made.insert(state, there, *ends))
+        state, _ = jax.block_until_ready(made.insert(state, there, ends))
         inserting.append(time.perf_counter() - started)
     held = [state]
     outcome: Any = None

@@ -1,6 +1,6 @@
 """A lane: one pool of slots for one shape of body, and whose body sits in which slot.
 
-Legend: S slots, B bodies of a batch, R rows of a packet, D devices.
+Legend: S slots, B bodies of a batch, R rows of a packet.
 """
 
 from __future__ import annotations
@@ -25,16 +25,18 @@ class Batch:
 
     Attributes:
         tag: comes back with the result.
-        body: what is simulated.
+        body: what is simulated; None once all of it has been sent to a device.
         reasons: per body None, or why it is not simulated.
         left: bodies that are not done.
+        unsent: of them, those that have not been sent.
         size: bytes of `body`.
     """
 
     tag: Any
-    body: world.Body
+    body: world.Body | None
     reasons: list[str | None]
     left: int
+    unsent: int
     size: int
     pose: Float[np.ndarray, "B 7"]
     steps: Int[np.ndarray, " B"]
@@ -43,11 +45,13 @@ class Batch:
     @classmethod
     def of(cls, body: world.Body, reasons: list[str | None], tag: Any) -> Batch:
         """Nothing of it has been dropped yet."""
+        valid = sum(reason is None for reason in reasons)
         return cls(
             tag=tag,
             body=body,
             reasons=reasons,
-            left=sum(reason is None for reason in reasons),
+            left=valid,
+            unsent=valid,
             size=sum(leaf.nbytes for leaf in jax.tree.leaves(body)),
             pose=np.tile(np.array([0, 0, 0, 1, 0, 0, 0], np.float32), (len(reasons), 1)),
             steps=np.zeros(len(reasons), np.int64),
@@ -88,28 +92,27 @@ class Waiting:
 
 @dataclasses.dataclass(eq=False)
 class _Packet:
-    """R rows on D devices, an equal run on each.
+    """R rows on the device.
 
     Attributes:
         rows: the numbers.
-        owner, row: of each row its batch, by the lane's number, and the body's row there.
-        first, count: of each device's run, where bodies without a slot begin and end.
+        owner, row: of each body its batch, by the lane's number, and its row there.
+        first: bodies before this one have a slot.
     """
 
     rows: world.Body
-    owner: Int[np.ndarray, " R"]
-    row: Int[np.ndarray, " R"]
-    first: Int[np.ndarray, " D"]
-    count: Int[np.ndarray, " D"]
+    owner: Int[np.ndarray, " n"]
+    row: Int[np.ndarray, " n"]
+    first: int = 0
 
     @property
     def left(self) -> int:
         """Bodies without a slot."""
-        return int((self.count - self.first).sum())
+        return len(self.owner) - self.first
 
 
 class _Turn(NamedTuple):
-    """One check that the devices were told to do, and what they will say of it."""
+    """One check that the device was told to do, and what it will say of it."""
 
     inserted: list[tuple[_Packet, Any]]  # the slot of each row
     outcome: Outcome
@@ -119,17 +122,16 @@ class Lane:
     """A pool and its bookkeeping; used by one thread.
 
     The host may order turns before it knows how earlier ones ended, so what it knows of slots is
-    what was so `pending` turns ago; the devices know better.
+    what was so `pending` turns ago; the device knows better.
 
     Args:
         programs: of its shape.
         slots: of the pool.
         rows: of a packet.
-        devices: that share both.
     """
 
-    def __init__(self, programs: Programs, slots: int, rows: int, devices: int):
-        self.rows, self._slots, self._devices = rows, slots, devices
+    def __init__(self, programs: Programs, slots: int, rows: int):
+        self.rows, self._slots = rows, slots
         self._programs, self._pool = programs, None
         # Of each slot the number of the batch and the body's row there; of each number the batch.
         self._owner, self._row = np.zeros(slots, np.int64), np.zeros(slots, np.int64)
@@ -168,22 +170,14 @@ class Lane:
         return max(0, free) + len(self._turns) * self._ended
 
     def upload(self, parts: list[tuple[Batch, np.ndarray]]) -> None:
-        """Sends at most R bodies to the devices, as evenly as can be."""
-        total = sum(len(rows) for _, rows in parts)
-        run, device = self.rows // self._devices, np.arange(self._devices)
-        place = np.arange(total)
-        if total < self.rows:
-            place = place % self._devices * run + place // self._devices
-        owner, row = np.zeros(self.rows, np.int64), np.zeros(self.rows, np.int64)
-        begin = 0
-        for batch, rows in parts:
-            number, mine = next(self._number), place[begin : begin + len(rows)]
-            owner[mine], row[mine] = number, rows
+        """Sends at most R bodies to the device."""
+        numbers = [next(self._number) for _ in parts]
+        for number, (batch, rows) in zip(numbers, parts, strict=True):
             self._batches[number], self._inside[number] = batch, len(rows)
-            begin += len(rows)
-        count = (total - device + self._devices - 1) // self._devices
-        rows = self._programs.upload(_gathered(parts, place, self.rows))
-        self._ready.append(_Packet(rows, owner, row, np.zeros_like(count), count))
+        owner = np.repeat(numbers, [len(rows) for _, rows in parts])
+        row = np.concatenate([rows for _, rows in parts])
+        sent = self._programs.upload(_gathered(parts, self.rows))
+        self._ready.append(_Packet(sent, owner, row))
 
     def advance(self) -> None:
         """Orders the steps up to the next check, with new bodies in free slots; does not wait."""
@@ -192,11 +186,8 @@ class Lane:
             packet = self._ready.popleft()
             if self._pool is None:
                 self._pool = self._programs.empty(packet.rows)
-            first, count = (
-                self._programs.upload(ends.astype(np.int32))
-                for ends in (packet.first, packet.count)
-            )
-            self._pool, slot = self._programs.insert(self._pool, packet.rows, first, count)
+            ends = np.array([packet.first, len(packet.owner)], np.int32)
+            self._pool, slot = self._programs.insert(self._pool, packet.rows, ends)
             inserted.append((packet, slot))
             wanted -= packet.left
         assert self._pool is not None, "a turn without any body"
@@ -237,14 +228,11 @@ class Lane:
         rows = np.flatnonzero(slots >= 0)
         self._owner[slots[rows]], self._row[slots[rows]] = packet.owner[rows], packet.row[rows]
         self._seated += len(rows)
-        run = self.rows // self._devices
-        packet.first = packet.first + np.bincount(rows // run, minlength=self._devices)
+        packet.first += len(rows)
 
 
-def _gathered(
-    parts: list[tuple[Batch, np.ndarray]], place: Int[np.ndarray, " n"], count: int
-) -> world.Body:
-    """Rows of batches, each at its place among R; a whole run of one batch is not copied."""
+def _gathered(parts: list[tuple[Batch, np.ndarray]], count: int) -> world.Body:
+    """Rows of batches, filled up to R; a whole run of one batch is not copied."""
     batch, rows = parts[0]
     if len(rows) == count and rows[-1] - rows[0] == count - 1:
         return jax.tree.map(lambda leaf: leaf[rows[0] : rows[0] + count], batch.body)
@@ -252,8 +240,7 @@ def _gathered(
     leaves = [np.zeros((count, *leaf.shape[1:]), leaf.dtype) for leaf in leaves]
     begin = 0
     for batch, rows in parts:
-        target = place[begin : begin + len(rows)]
         for leaf, source in zip(leaves, jax.tree.leaves(batch.body), strict=True):
-            leaf[target] = source[rows]
+            leaf[begin : begin + len(rows)] = source[rows]
         begin += len(rows)
     return jax.tree.unflatten(structure, leaves)

@@ -1,7 +1,6 @@
-"""The slots: what of a drop lives on the devices, and the three programs that work on it.
+"""The slots: what of a drop lives on a device, and the three programs that work on it.
 
-Shapes never change: a bucket is traced once however many bodies pass. Slots are split over the
-devices of a mesh; no body knows of another, so a step needs no communication.
+Shapes never change: a bucket is traced once a device, however many bodies pass.
 
 Legend: S slots, R rows of a packet, K support points.
 """
@@ -13,14 +12,13 @@ import functools
 import logging
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import SingleDeviceSharding
 from jaxtyping import Array, Bool, Float, Int
 
 from sim_mjx import settling, slim, world
@@ -31,8 +29,6 @@ from sim_mjx.settling import Settling
 Step = Literal["stock", "slim"]
 
 Device = Any  # a jax.Device, which type checkers take for a variable
-
-_SLOTS = "slots"  # the mesh axis
 
 _log = logging.getLogger(__name__)
 
@@ -60,19 +56,18 @@ class Programs(NamedTuple):
     """The compiled programs of one shape, and how to bring a packet to their devices.
 
     Which slots are free is known on the device, so that the host need not wait for one check to
-    order the next. A packet's rows are split over the devices in equal runs, of which `first` and
-    `count` (one entry a device) say where the bodies begin that have no slot yet, and where they
-    end.
+    order the next.
 
     Attributes:
         empty: packet -> pool whose slots all hold the packet's first row.
-        insert: pool, packet, first, count -> pool, and of each row the slot that it got, or -1.
+        insert: pool, packet, ends -> pool, and of each row the slot that it got, or -1; `ends` (2,)
+            are where the bodies begin that have no slot yet, and where they end.
         advance: pool -> pool and outcome after the steps up to the next check.
-        upload: a packet, `first` or `count`, from the host.
+        upload: a packet from the host.
     """
 
     empty: Callable[[world.Body], Pool]
-    insert: Callable[[Pool, world.Body, Any, Any], tuple[Pool, Int[Array, " R"]]]
+    insert: Callable[[Pool, world.Body, Any], tuple[Pool, Int[Array, " R"]]]
     advance: Callable[[Pool], tuple[Pool, Outcome]]
     upload: Callable[[Any], Any]
 
@@ -90,9 +85,17 @@ def empty(slots: int, rows: world.Body) -> Pool:
 
 
 def insert(
-    pool: Pool, rows: world.Body, first: Int[Array, " 1"], count: Int[Array, " 1"]
+    skin: float, pool: Pool, rows: world.Body, ends: Int[Array, " 2"]
 ) -> tuple[Pool, Int[Array, " R"]]:
-    """Starts the rows from `first` to `count` in free slots, as many as there are."""
+    """Starts the rows between the ends in free slots, as many as there are.
+
+    Args:
+        skin: depth of the contact skin in object sizes.
+        pool: before.
+        rows: of a packet; where they start is not looked at.
+        ends: the first row without a slot, and the first that is no body.
+    """
+    (first, count), rows = ends, jax.vmap(functools.partial(world.placed, skin))(rows)
     size, row = pool.steps.shape[0], jnp.arange(rows.mass.shape[0])
     (free,) = jnp.nonzero(~pool.active, size=len(row), fill_value=size)
     wanted = (row >= first) & (row < count)
@@ -143,29 +146,25 @@ def advance(
 
 
 def programs(
-    protocol: Protocol,
-    step: Step,
-    packet: world.Body,
-    slots: int,
-    devices: Sequence[Device],
+    protocol: Protocol, step: Step, packet: world.Body, slots: int, device: Device
 ) -> Programs:
     """The programs for packets of this shape, compiled once a process.
 
     Args:
         protocol: what is simulated.
         step: which code makes a step.
-        packet: any R rows of numpy arrays, R a multiple of the devices.
-        slots: of the whole pool, a multiple of the devices.
-        devices: that share the slots.
+        packet: any R rows of numpy arrays.
+        slots: of the pool.
+        device: where it lives.
     """
     shapes = jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), packet)
     structure = (jax.tree.structure(shapes), tuple(jax.tree.leaves(shapes)))
-    key = (protocol, step, tuple(devices), slots, structure)
+    key = (protocol, step, device, slots, structure)
     with _guard:
         building = _building.setdefault(key, threading.Lock())
     with building:  # the threads that drive pools of one shape wait for the first of them
         if key not in _compiled:
-            _compiled[key] = _build(protocol, step, packet, slots, devices)
+            _compiled[key] = _build(protocol, step, packet, slots, device)
         return _compiled[key]
 
 
@@ -174,45 +173,31 @@ _building: dict[Any, threading.Lock] = {}
 _guard, _lowering = threading.Lock(), threading.Lock()
 
 
-def _build(protocol, step, packet, slots, devices) -> Programs:
-    mesh = Mesh(np.array(devices), (_SLOTS,))
-    split = NamedSharding(mesh, P(_SLOTS))
-
-    def upload(rows):
-        return jax.device_put(rows, split)
-
-    def mapped(function, takes: int):
-        specs = (P(_SLOTS),) * takes
-        return jax.shard_map(
-            function, mesh=mesh, in_specs=specs, out_specs=P(_SLOTS), check_vma=False
-        )
-
-    def insert_here(pool: Pool, *packet):
-        pool, slot = insert(pool, *packet)
-        begin = jax.lax.axis_index(_SLOTS) * pool.steps.shape[0]
-        return pool, jnp.where(slot < 0, slot, slot + begin)
+def _build(protocol, step, packet, slots, device) -> Programs:
+    here = SingleDeviceSharding(device)
 
     def shaped(leaf):
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=split)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
 
     rows = jax.tree.map(shaped, packet)
-    each = jax.ShapeDtypeStruct((len(devices),), np.int32, sharding=split)
-    make = jax.jit(functools.partial(empty, slots), out_shardings=split)
-    fill = jax.jit(mapped(insert_here, 4), donate_argnums=0)
+    ends = jax.ShapeDtypeStruct((2,), np.int32, sharding=here)
+    make = jax.jit(functools.partial(empty, slots), out_shardings=here)
+    fill = jax.jit(functools.partial(insert, protocol.skin), donate_argnums=0)
     pool = jax.tree.map(shaped, make.eval_shape(rows))
 
     def run(kernel: bool) -> jax.stages.Compiled:
-        call = mapped(functools.partial(advance, protocol, step, kernel=kernel), 1)
-        program = jax.jit(call, donate_argnums=0)
+        program = jax.jit(
+            functools.partial(advance, protocol, step, kernel=kernel), donate_argnums=0
+        )
         with _without_a_word() if kernel else contextlib.nullcontext():
             lowered = program.lower(pool)
-        return _compile(lowered, step, devices[0].platform)
+        return _compile(lowered, step, device.platform)
 
     return Programs(
         empty=make.lower(rows).compile(),
-        insert=fill.lower(pool, rows, each, each).compile(),
-        advance=_fastest(run, step == "slim" and slim.has_kernel(devices[0])),
-        upload=upload,
+        insert=fill.lower(pool, rows, ends).compile(),
+        advance=_fastest(run, step == "slim" and slim.has_kernel(device)),
+        upload=functools.partial(jax.device_put, device=device),
     )
 
 

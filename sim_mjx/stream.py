@@ -2,9 +2,9 @@
 
 What is put in shares slots with what came before, whatever its shape bucket, so the few objects
 that roll for ten seconds never hold up the rest. On a CPU each core drives a pool of every bucket,
-because one pool does not saturate two cores; accelerators share one pool a bucket, and work on one
-turn while the host records the one before and sends bodies for the one after. Of several buckets
-the fullest pool goes first, since a step costs the same however few slots are in use.
+because one pool does not saturate two cores; so does a thread for each accelerator, which works on
+one turn while the thread records the one before and sends bodies for the one after. Of several
+buckets the fullest pool goes first, since a step costs the same however few slots are in use.
 
 With the slim step a body's result does not depend on its slot or its neighbours, to the bit: what
 is put in together, and when, changes nothing. The stock step gives last bits that do.
@@ -31,7 +31,7 @@ from sim_mjx.pool import Device, Step
 from sim_mjx.protocol import Protocol
 from sim_mjx.rest import Rest, known_reasons
 
-# Bytes of bodies that have not ended; `put` waits for room.
+# Bytes of bodies that wait to be sent to a device; `put` waits for room.
 ROOM_BYTES = 2**31
 # A pool that is nearly empty still gets one turn in so many, weighed by what turns cost.
 PATIENCE = 4
@@ -43,7 +43,7 @@ Progress = Callable[[int], None]
 class _Shape:
     """One shape bucket: how it is simulated, and what waits; a queue a thread, or one for all."""
 
-    slots: int  # on all devices
+    slots: int
     rows: int
     cost: int  # of one turn, in points
     packet: world.Body  # one packet's worth, to compile for
@@ -79,9 +79,9 @@ class DropStream:
         step: `slim` or `stock`, see `sim_mjx.drop`.
         slots: on each device (or CPU core); a shape of the program.
         devices: that share the work, by default all local ones of the default backend.
-        threads: that each drive their own pools; by default one a core on CPUs, else one.
+        threads: that each drive their own pools; by default one a core on CPUs, else one a device.
         progress: called with the number of objects that have just finished, from any thread.
-        room: bytes of bodies that have not ended.
+        room: bytes of bodies that wait to be sent to a device.
 
     Raises:
         ValueError: `step` is not a known one.
@@ -105,8 +105,9 @@ class DropStream:
         on_cpu = self._devices[0].platform == "cpu"
         if everything and on_cpu:
             self._devices = self._devices[:1]
-        self._threads = threads or (sizes.cores() if everything and on_cpu else 1)
-        # Packets that wait on the device, and turns that are ordered before one is recorded.
+        usual = sizes.cores() if everything and on_cpu else len(self._devices)
+        self._threads = threads or usual
+        # Packets that wait on a device, and turns that are ordered before one is recorded.
         self._ahead, self._depth = (0, 1) if on_cpu else (sizes.PACKETS, sizes.DEPTH)
         self._protocol, self._slots = protocol, slots
         self._step: Step = step
@@ -119,9 +120,10 @@ class DropStream:
         self._idle = [_Driver(number) for number in range(self._threads)]
         self._executor = concurrent.futures.ThreadPoolExecutor(self._threads, "drop")
         # An accelerator has one thread: the others of its programs are compiled beside the first.
-        self._compiler = None if on_cpu else concurrent.futures.ThreadPoolExecutor(8, "compile")
+        self._compiler = None if on_cpu else concurrent.futures.ThreadPoolExecutor(16, "compile")
         self._done: collections.deque[Batch] = collections.deque()
-        self._open, self._held = 0, 0  # batches that have not ended, and their bytes
+        # Batches that have not ended, and bytes of bodies that have not been sent.
+        self._open, self._held = 0, 0
         self._closed, self._stopped = False, False
         self._error: BaseException | None = None
 
@@ -141,7 +143,7 @@ class DropStream:
     def put(
         self, bodies: RigidBody, reasons: Sequence[str | None] | None = None, tag: Any = None
     ) -> None:
-        """Adds bodies of one shape bucket; waits while too many wait or have not ended.
+        """Adds bodies of one shape bucket; waits while too many wait.
 
         Args:
             bodies: any number of objects.
@@ -152,10 +154,11 @@ class DropStream:
             ValueError: `reasons` is not one entry an object, or the stream is closed.
         """
         why = known_reasons(bodies, reasons)
-        batch = Batch.of(world.simulation_body(bodies, self._protocol), why, tag)
+        body = world.unplaced_body(bodies, self._protocol)
+        batch = Batch.of(body, why, tag)
         queue = np.flatnonzero([reason is None for reason in why])
         with self._lock:
-            shape = self._shape(batch.body)
+            shape = self._shape(body)
             while self._full(batch, shape) and not self._stopped:
                 self._lock.wait()
             self._raise()
@@ -218,17 +221,18 @@ class DropStream:
             points = body.points.shape[1]
             slots = self._slots or sizes.slots(points, self._step, self._devices[0].platform)
             rows = sizes.packet_rows(slots, sum(leaf[:1].nbytes for leaf in jax.tree.leaves(body)))
-            slots, rows = slots * len(self._devices), rows * len(self._devices)
             packet = jax.tree.map(lambda leaf: np.zeros((rows, *leaf.shape[1:]), leaf.dtype), body)
             waiting = [Waiting() for _ in range(self._threads if self._dealt else 1)]
             self._shapes[key] = _Shape(slots, rows, slots * points, packet, waiting)
             if self._compiler is not None:  # what fails there fails again where it is needed
-                self._compiler.submit(self._programs, self._shapes[key])
+                for number in range(min(self._threads, len(self._devices))):
+                    self._compiler.submit(self._programs, self._shapes[key], number)
         return self._shapes[key]
 
-    def _programs(self, shape: _Shape) -> pool.Programs:
+    def _programs(self, shape: _Shape, number: int) -> pool.Programs:
         """Compiles, or finds what another thread has compiled."""
-        return pool.programs(self._protocol, self._step, shape.packet, shape.slots, self._devices)
+        device = self._devices[number % len(self._devices)]
+        return pool.programs(self._protocol, self._step, shape.packet, shape.slots, device)
 
     def _drive(self, driver: _Driver) -> None:
         """Runs pools until nothing is left for this thread."""
@@ -236,7 +240,7 @@ class DropStream:
             if lane is not None:
                 lane.advance()
                 driver.ordered.append(lane)
-            # While the devices are at the turn ordered last, the one before is recorded.
+            # While the device is at the turn ordered last, the one before is recorded.
             while len(driver.ordered) > (0 if lane is None else self._depth - 1):
                 for batch, count in driver.ordered.popleft().record():
                     self._tell(batch, count)
@@ -246,7 +250,7 @@ class DropStream:
         while (key := self._fullest(driver)) is not None:
             shape, lane = self._shapes[key], driver.lanes.get(key)
             if lane is None:
-                lane = Lane(self._programs(shape), shape.slots, shape.rows, len(self._devices))
+                lane = Lane(self._programs(shape, driver.number), shape.slots, shape.rows)
                 driver.lanes[key] = lane
             while lane.ready < lane.wanted or lane.packets < self._ahead:
                 with self._lock:
@@ -255,6 +259,7 @@ class DropStream:
                 if not parts:
                     break
                 lane.upload(parts)
+                self._sent(parts)
             if lane.held:  # else another thread was faster
                 return lane
         return None
@@ -288,6 +293,14 @@ class DropStream:
             driver.passed[best] = 0
             return best
 
+    def _sent(self, parts: list[tuple[Batch, np.ndarray]]) -> None:
+        with self._lock:
+            for batch, rows in parts:
+                batch.unsent -= len(rows)
+                if not batch.unsent:
+                    batch.body, self._held = None, self._held - batch.size
+            self._lock.notify_all()
+
     def _queue(self, driver: _Driver, shape: _Shape) -> Waiting:
         return shape.waiting[driver.number if self._dealt else 0]
 
@@ -298,7 +311,7 @@ class DropStream:
         with self._lock:
             batch.left -= count
             if not batch.left:
-                self._open, self._held = self._open - 1, self._held - batch.size
+                self._open -= 1
                 self._done.append(batch)
                 self._lock.notify_all()
 

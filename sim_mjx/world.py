@@ -50,17 +50,28 @@ class Body(NamedTuple):
 def simulation_body(bodies: RigidBody, protocol: Protocol, dtype: type = np.float32) -> Body:
     """The numbers of a batch as the simulation wants them: one type, lowest point at z = 0."""
     low, high = bodies.box()
-    numbers = {
-        "points": bodies.points,
-        "mass": bodies.mass,
-        "com": bodies.com,
-        "inertia": bodies.inertia,
-        "inertia_quat": bodies.inertia_quat,
-        "start": _on_the_ground(low[:, 2]),
-        "skin": protocol.skin * (high - low).max(axis=1),
-    }
-    single: dict[str, Any] = {name: np.asarray(x, dtype) for name, x in numbers.items()}
-    return Body(**single, polygons=bodies.polygons if protocol.contact == "c4" else None)
+    start, skin = _on_the_ground(low[:, 2]), protocol.skin * (high - low).max(axis=1)
+    body = unplaced_body(bodies, protocol, dtype)
+    return body._replace(start=np.asarray(start, dtype), skin=np.asarray(skin, dtype))
+
+
+def unplaced_body(bodies: RigidBody, protocol: Protocol, dtype: type = np.float32) -> Body:
+    """The same without start and skin, which `placed` finds: nothing is worked out here."""
+    names = ("points", "mass", "com", "inertia", "inertia_quat")
+    numbers: dict[str, Any] = {name: np.asarray(getattr(bodies, name), dtype) for name in names}
+    numbers |= {"start": np.zeros((len(bodies), 3), dtype), "skin": np.zeros(len(bodies), dtype)}
+    return Body(**numbers, polygons=bodies.polygons if protocol.contact == "c4" else None)
+
+
+def placed(skin: float, body: Body) -> Body:
+    """One body with its lowest point on the ground, and `skin` object sizes deep."""
+    rows = jnp.stack([_rotate(body.inertia_quat, axis) for axis in jnp.eye(3)], axis=1)
+    # Written out: as a matrix product an accelerator may round it to ten bits.
+    x, y, z = body.points.T
+    axes = [row[0] * x + row[1] * y + row[2] * z for row in rows]
+    low, high = (jnp.stack([end(axis) for axis in axes]) for end in (jnp.min, jnp.max))
+    start = jnp.stack([0 * low[2], 0 * low[2], -(low[2] + body.com[2])])
+    return body._replace(start=start, skin=skin * (high - low).max())
 
 
 def start_position(bodies: RigidBody) -> Float[np.ndarray, "B 3"]:

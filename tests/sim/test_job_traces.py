@@ -24,7 +24,7 @@ def built(monkeypatch) -> list:
     """The programs that are built; instead of them, every object ends at its first check."""
     calls = []
 
-    def build(protocol, step, packet, slots, devices):
+    def build(protocol, step, packet, slots, device):
         calls.append((protocol, step, jax.tree.map(np.shape, packet), slots))
 
         def advance(slots_now):
@@ -34,7 +34,7 @@ def built(monkeypatch) -> list:
 
         return pool.Programs(
             empty=functools.partial(pool.empty, slots),
-            insert=pool.insert,
+            insert=functools.partial(pool.insert, protocol.skin),
             advance=advance,
             upload=lambda rows: rows,
         )
