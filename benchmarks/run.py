@@ -9,7 +9,7 @@
 Each case has a process of its own, so that it starts with an empty device and that two CUDA
 runtimes never meet. Each finished case is appended to the file, and is skipped the next time, so a
 long list can be run in pieces; one that does not fit the device is recorded as that. With --jobs
-several compile side by side, and one at a time measures while the others wait. Times are
+several compile side by side; while one measures, the others may only prepare theirs. Times are
 medians of synchronised calls after two to warm up, with the least and the most; compilation stands
 apart. `peak_gib` is what the allocator saw, `compiler_gib` what XLA planned. Operations are those
 of matrix products: `needed` by the derivative, or `executed`, with whatever is computed twice.
@@ -49,6 +49,9 @@ DEVICES = {
     "gpu": {"JAX_PLATFORMS": "cuda,cpu"},
     "default": {},
 }
+
+
+LIMIT = "seconds a case may take; with --jobs, waiting for its turn among them (default: 900)"
 
 
 class Skipped(Exception):
@@ -120,15 +123,21 @@ def _all(
             return measure(case, options) if here else _apart(case, options)
         except Skipped as reason:
             return reason
+        except Exception as error:  # noqa: BLE001  of any library; the others go on
+            return Skipped(f"{type(error).__name__}: {error}")
 
     if options.jobs == 1:
         yield from ((case, attempt(case)) for case in cases)
         return
     with tempfile.NamedTemporaryFile() as turn, ThreadPoolExecutor(options.jobs) as pool:
         os.environ |= {TURN: turn.name, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-        running = {pool.submit(attempt, case): case for case in cases}
-        for done in as_completed(running):
-            yield running[done], done.result()
+        try:
+            running = {pool.submit(attempt, case): case for case in cases}
+            for done in as_completed(running):
+                yield running[done], done.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C, a full disk: start no more
+            del os.environ[TURN]
 
 
 def _apart(case: Case, options: argparse.Namespace) -> dict[str, Any]:
@@ -151,6 +160,8 @@ def _apart(case: Case, options: argparse.Namespace) -> dict[str, Any]:
             return json.loads(result.read_text(encoding="utf-8")) | spent
         said = log.read_text(encoding="utf-8", errors="replace").strip()
     if OUT_OF_MEMORY.search(said):
+        if options.jobs > 1:  # perhaps for want of what the others hold
+            raise Skipped("out of memory beside others; run it with --jobs 1")
         return {"error": "out of memory"} | spent
     # Not the last line of all: JAX ends with a remark on its traceback.
     raised = re.findall(r"^\w[\w.]*(?:Error|Exception|Exit)\b.*", said, re.MULTILINE)
@@ -195,7 +206,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--apart", action="store_true", help="with --small: processes as without it")
     add("--repeats", type=int, default=10, help="timed calls of a case (default: 10)")
     add("--jobs", type=int, default=1, help="cases that compile at once (default: 1)")
-    add("--limit", type=float, default=900, metavar="S", help="seconds a case may take")
+    add("--limit", type=float, default=900, metavar="S", help=LIMIT)
     add("--list", action="store_true", help="print the names of the cases and leave")
     add("--show", type=Path, metavar="JSON", help="print the table of a file and leave")
     add("--one", help=argparse.SUPPRESS)

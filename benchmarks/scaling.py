@@ -117,10 +117,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
         begin = time.monotonic()
         slow = 10 if options.small else 1  # on a few cores of a CPU
-        codes = {
-            part: _wait(process, slow * PARTS[part][0] - (time.monotonic() - begin))
-            for part, process in sorted(started.items(), key=lambda item: PARTS[item[0]][0])
-        }
+        try:
+            codes = {
+                part: _wait(process, slow * PARTS[part][0] - (time.monotonic() - begin))
+                for part, process in sorted(started.items(), key=lambda item: PARTS[item[0]][0])
+            }
+        finally:  # Ctrl-C
+            for process in started.values():
+                if process.poll() is None:
+                    _wait(process, 0)
     print(f"parts ended in {time.monotonic() - begin:.0f} s: {codes}", flush=True)
     return max(codes.values())
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dso_jax import pretrained
 from dso_jax.dataset.coords import Exported, Progress, decoder, export_coords
-from dso_jax.dataset.layout import kinds, read_meta
+from dso_jax.dataset.layout import DECODER_DTYPE, META, kinds, read_meta
 from dso_jax.dataset.store import Dataset
 from dso_jax.errors import UsageError
 from dso_jax.pretrained import hub, pipeline
@@ -44,8 +44,12 @@ def export(folder: Path, out: Path, base: str | None, progress: Progress) -> Exp
             f"{folder}: latents have {dataset.latent_shape[0]} channels, the decoder of {name} "
             f"takes {config.latent_channels}"
         )
+    dtype = meta.get(DECODER_DTYPE, "float32")
+    if dtype not in ("float32", "float16", "bfloat16"):
+        raise UsageError(f"{folder / META}: {DECODER_DTYPE} is {dtype!r}, no type of the decoder")
     origin = {"base": name, "base_sha256": recorded, "resolution": resolution(dataset, config)}
-    return export_coords(dataset, out, decoder(config, params), origin=origin, progress=progress)
+    decode = decoder(config, params, dtype=dtype)
+    return export_coords(dataset, out, decode, origin=origin, progress=progress)
 
 
 def resolution(dataset: Dataset, config) -> int:

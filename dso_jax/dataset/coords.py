@@ -59,9 +59,11 @@ class Exported:
     unconditioned: int
 
 
-def decoder(config: DecoderConfig, params: Mapping, *, batch: int = 16) -> Decode:
-    """Latents -> occupancy by a generator's structure decoder, `batch` at a time."""
-    occupied = jax.jit(lambda params, z: apply_decoder(config, params, z)[:, 0] > 0)
+def decoder(
+    config: DecoderConfig, params: Mapping, *, batch: int = 16, dtype: str = "float32"
+) -> Decode:
+    """Latents -> occupancy by a generator's structure decoder, `batch` at a time in `dtype`."""
+    occupied = jax.jit(lambda params, z: apply_decoder(config, params, z, dtype=dtype)[:, 0] > 0)
 
     def decode(latents: Float[np.ndarray, "N C r r r"]) -> Bool[np.ndarray, "N R R R"]:
         rows = np.asarray(latents, np.float32)

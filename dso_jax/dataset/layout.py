@@ -19,6 +19,7 @@ CALLER_COLUMNS = tuple(name for name in SCHEMA.names if name not in WRITER_COLUM
 ROW_COLUMNS = {"latents": "row", "conditions": "condition_row", "images": "condition_row"}
 # Kind of shard -> the key of meta.json with the shape of its rows.
 SHAPES = {"latents": "latent_shape", "conditions": "condition_shape", "images": "image_shape"}
+DECODER_DTYPE = "decoder_dtype"  # in meta.json: in which type latents were decoded for their labels
 NO_CONDITION = -1  # in `condition_row`: the latent can be learned from, under another view's image
 
 

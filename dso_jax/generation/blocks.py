@@ -129,7 +129,7 @@ def _round(
         latents = generator.latents(conditions, seeds, images, progress)
     samples = [recipe.samples * count for count in images]
     with watch("decoding"):
-        logits = generator.logits(latents, samples)
+        logits = generator.logits(latents, samples, progress)
     ends = np.cumsum(samples)[:-1]
     parts = [np.split(conditions, np.cumsum(images)[:-1])]
     parts += [np.split(latents, ends), np.split(logits, ends)]

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from dso_jax.dataset.layout import DECODER_DTYPE
 from dso_jax.generation import batches, generate
 from dso_jax.generation.batches import Progress
 from dso_jax.models import Execution, LoRAConfig
@@ -78,15 +79,18 @@ class Generator:
 
     def settings(self) -> dict[str, Any]:
         """What decides a sample, JSON values."""
-        return {
+        found = {
             "base": self.base.name,
             "base_sha256": self.base.sha256,
             "adapter": self.adapter,
             "sampler": dataclasses.asdict(self.base.sampler),
             "dtype": self.execution.dtype,
-            "decoder_dtype": self.decoder_dtype,
             "batch": self.batch,
         }
+        # Absent is fp32, as in folders that were begun before there was a choice.
+        return found | (
+            {} if self.decoder_dtype == "float32" else {DECODER_DTYPE: self.decoder_dtype}
+        )
 
     def latents(
         self,
@@ -110,9 +114,12 @@ class Generator:
         return found.astype(self.dtype)
 
     def logits(
-        self, latents: Float[np.ndarray, "N C r r r"], groups: Sequence[int]
+        self,
+        latents: Float[np.ndarray, "N C r r r"],
+        groups: Sequence[int],
+        progress: Progress | None = None,
     ) -> Float[np.ndarray, "N R R R"]:
-        """Occupancy of stored latents, so that whoever decodes them again sees the same solid."""
+        """Occupancy of latents as they are stored, so that decoding those gives the same solid."""
         rows = np.asarray(latents, np.float32)
         return generate.decode(
             self.base,
@@ -121,4 +128,5 @@ class Generator:
             batch=self.batch,
             groups=groups,
             dtype=self.decoder_dtype,
+            progress=progress,
         )

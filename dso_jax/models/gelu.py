@@ -16,9 +16,9 @@ def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) in the type of x.
 
     JAX's derivative keeps the tanh as well as x: at full size 0.4 GB a block, written and read
-    again. In 16 bits the tanh is computed anew, in fp32; in fp32 the derivative is JAX's own.
+    again. In 16 bits the tanh is computed anew, in fp32; else the derivative is JAX's own.
     """
-    return nnx.gelu(x, approximate=True) if x.dtype == jnp.float32 else _lean(x)
+    return _lean(x) if x.dtype.itemsize == 2 else nnx.gelu(x, approximate=True)
 
 
 @jax.custom_vjp
