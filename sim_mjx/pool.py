@@ -72,11 +72,13 @@ class Programs(NamedTuple):
     upload: Callable[[Any], Any]
 
 
-def empty(slots: int, rows: world.Body) -> Pool:
-    """A pool of S copies of the first row, which no one waits for."""
+def empty(skin: float, slots: int, rows: world.Body) -> Pool:
+    """A pool of S copies of the first row, which no one waits for; `skin` as in `insert`."""
+    first = jax.tree.map(lambda leaf: leaf[:1], rows)
+    rows = jax.vmap(functools.partial(world.placed, skin))(first)
 
     def repeated(leaf):
-        return jnp.broadcast_to(leaf[:1], (slots, *leaf.shape[1:]))
+        return jnp.broadcast_to(leaf, (slots, *leaf.shape[1:]))
 
     body = jax.tree.map(repeated, rows)
     count = jnp.zeros(slots, jnp.int32)
@@ -127,11 +129,14 @@ def advance(
     """
     body, before, count = pool.body, pool.state, protocol.check_steps
     if kernel:
-        state, footing = slim.simulate_in_kernel(protocol, body, before, count, active=pool.active)
+        state, footing = slim.simulate_in_kernel(protocol, body, before, count, pool.active)
     else:
-        simulate = world.simulate if step == "stock" else slim.simulate
-        state = simulate(protocol, body, before, count)
+        if step == "slim":
+            state = slim.simulate(protocol, body, before, count, pool.active)
+        else:
+            state = world.simulate(protocol, body, before, count)
         footing = jax.vmap(world.has_footing)(body, state)
+
     steps = pool.steps + protocol.check_steps
     speed = jnp.abs(state.qvel).max(axis=-1)
     checked = settling.check(pool.settling, speed, footing, protocol, jnp)
@@ -181,7 +186,7 @@ def _build(protocol, step, packet, slots, device) -> Programs:
 
     rows = jax.tree.map(shaped, packet)
     ends = jax.ShapeDtypeStruct((2,), np.int32, sharding=here)
-    make = jax.jit(functools.partial(empty, slots), out_shardings=here)
+    make = jax.jit(functools.partial(empty, protocol.skin, slots), out_shardings=here)
     fill = jax.jit(functools.partial(insert, protocol.skin), donate_argnums=0)
     pool = jax.tree.map(shaped, make.eval_shape(rows))
 

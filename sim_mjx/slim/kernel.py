@@ -37,8 +37,8 @@ def simulate(
     body: world.Body,
     state: world.State,
     steps: int,
-    *,
     active: Bool[Array, " S"] | None = None,
+    *,
     interpret: bool = False,
 ) -> tuple[world.State, Bool[Array, " S"]]:
     """Steps a batch of bodies: `slim.simulate` but for rounding.

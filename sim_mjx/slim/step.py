@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
 from sim_mjx import world
 from sim_mjx.protocol import Protocol
@@ -48,6 +48,7 @@ def simulate(
     body: world.Body,
     state: world.State,
     steps: int | Int[Array, ""],
+    active: Bool[Array, " S"] | None = None,
     *,
     early: bool | None = None,
 ) -> world.State:
@@ -58,14 +59,15 @@ def simulate(
         body: S bodies.
         state: of each.
         steps: how many.
-        early: see `loops.repeat`; by default on a CPU.
+        active: bodies for which anyone waits, by default all; the others mean nothing afterwards.
+        early: whether loops end before their cap, see `loops.Machine`; by default on a CPU.
     """
     early = jax.default_backend() == "cpu" if early is None else early
     machine = Machine(jnp.any if early else None, stacked=True)
     numbers, shape, choose = constants(protocol), shape_of(body), rule_of(body)
 
     def one(_, motion: Motion) -> Motion:
-        return step(numbers, choose, shape, motion, machine=machine)
+        return step(numbers, choose, shape, motion, machine=machine, live=active)
 
     inertial = vec.quaternion(body.inertia_quat)
     motion = jax.lax.fori_loop(0, steps, one, enter(inertial, state))

@@ -33,7 +33,7 @@ def built(monkeypatch) -> list:
             return slots_now._replace(active=~done & done), outcome
 
         return pool.Programs(
-            empty=functools.partial(pool.empty, slots),
+            empty=functools.partial(pool.empty, protocol.skin, slots),
             insert=functools.partial(pool.insert, protocol.skin),
             advance=advance,
             upload=lambda rows: rows,

@@ -44,7 +44,7 @@ def test_has_no_matrix_products(contact_rule):
     """An accelerator may round those to ten bits, which moves tilts by degrees."""
     protocol = dataclasses.replace(shapes.EVAL, contact=contact_rule)
     body = jax.tree.map(jnp.asarray, world.simulation_body(shapes.leaning(0.5), protocol))
-    slots = pool.empty(2, body)
+    slots = pool.empty(protocol.skin, 2, body)
     program = jax.make_jaxpr(functools.partial(pool.advance, protocol, "slim"))(slots)
     # Solver loops that end early are a `while`; of a fixed number of rounds, as on a GPU, a `scan`.
     assert "while" in str(program) or "scan" in str(program)
