@@ -28,8 +28,8 @@ _log = logging.getLogger(__name__)
 
 # The fields of a protocol that decide the body of a mesh.
 BODY_FIELDS = ("density", "inertia", "scaling", "up", "up_turn")
-# Bump when code changes bodies although no field changed.
-_REVISION = 1
+# Bump when code changes bodies, their margins or what is kept of them although no field changed.
+_REVISION = 2
 _MAGIC = b"dso-body 1 "
 # Packages whose arithmetic is in a body.
 _PACKAGES = ("numpy", "scipy", "trimesh")

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import jax
 
-from sim_mjx import referee
+from sim_mjx import referee, slim
 from sim_mjx.bodies import RigidBody
 from sim_mjx.calls import CallStream
 from sim_mjx.drop import Step, drop
@@ -98,7 +98,8 @@ def resolve(name: str = "mjx", step: Step = "slim") -> Engine:
     if name == "mjx":
         device = jax.local_devices()[0]
         block = CPU_BLOCK if device.platform == "cpu" else STREAM_BLOCK
-        versions = f"{version('mujoco-mjx')} jax {jax.__version__} {step}"
+        ours = f" {slim.REVISION}" if step == "slim" else ""
+        versions = f"{version('mujoco-mjx')} jax {jax.__version__} {step}{ours}"
         simulate = functools.partial(drop, step=step)
         endless = DropStream if step == "slim" else None
         return Engine(name, versions, device.device_kind, block, False, simulate, endless)

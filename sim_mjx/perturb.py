@@ -94,8 +94,11 @@ def turned(bodies: RigidBody, quaternions: Float[np.ndarray, "B 4"]) -> RigidBod
     """The bodies as they stand after a turn about their origin; no pose but numbers change."""
     turn = _rotation(quaternions)
     inertial = turn * _rotation(bodies.inertia_quat)
+    # The margin that was told is that of the pose before.
+    origins = {id(o): dataclasses.replace(o, margin_deg=None) for o in bodies.provenance}
     return dataclasses.replace(
         bodies,
+        provenance=tuple(origins[id(origin)] for origin in bodies.provenance),
         com=turn.apply(np.asarray(bodies.com, np.float64)),
         inertia_quat=inertial.as_quat(canonical=True, scalar_first=True),
     )

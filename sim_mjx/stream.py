@@ -106,15 +106,16 @@ class DropStream:
         if everything and on_cpu:
             self._devices = self._devices[:1]
         usual = sizes.cores() if everything and on_cpu else len(self._devices)
-        self._threads = threads or usual
+        self._threads = max(threads or usual, len(self._devices))
         # Packets that wait on a device, and turns that are ordered before one is recorded.
         self._ahead, self._depth = (0, 1) if on_cpu else (sizes.PACKETS, sizes.DEPTH)
         self._protocol, self._slots = protocol, slots
         self._step: Step = step
         self._progress, self._room = progress, room
-        # The stock step's last bits depend on the slot, and that must not depend on which thread is
-        # faster: each gets its share when bodies are put in.
-        self._dealt = step == "stock"
+        # Each thread gets its share when bodies are put in, where the first to come would leave
+        # other devices idle, and with the stock step, whose last bits depend on the slot: that must
+        # not depend on which thread is faster.
+        self._dealt = step == "stock" or len(self._devices) > 1
         self._lock, self._telling = threading.Condition(), threading.Lock()
         self._shapes: dict[Any, _Shape] = {}
         self._idle = [_Driver(number) for number in range(self._threads)]
@@ -158,6 +159,8 @@ class DropStream:
         batch = Batch.of(body, why, tag)
         queue = np.flatnonzero([reason is None for reason in why])
         with self._lock:
+            if self._closed:
+                raise ValueError("put: the stream is closed")
             shape = self._shape(body)
             while self._full(batch, shape) and not self._stopped:
                 self._lock.wait()
@@ -170,6 +173,7 @@ class DropStream:
                 return
             self._open, self._held = self._open + 1, self._held + batch.size
             wanted = min(self._threads, -(-len(queue) // shape.slots))
+            wanted = max(wanted, min(len(self._devices), len(queue)))
             for number in range(wanted if self._dealt else 1):
                 step = wanted if self._dealt else 1
                 shape.waiting[number].add(batch, queue[number::step])

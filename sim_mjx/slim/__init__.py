@@ -14,4 +14,7 @@ from sim_mjx.slim.kernel import has_kernel
 from sim_mjx.slim.kernel import simulate as simulate_in_kernel
 from sim_mjx.slim.step import simulate
 
-__all__ = ["has_kernel", "simulate", "simulate_in_kernel"]
+__all__ = ["REVISION", "has_kernel", "simulate", "simulate_in_kernel"]
+
+# Part of the engine's version in every row: bump it when a step's bits change.
+REVISION = 2

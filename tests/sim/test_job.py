@@ -282,7 +282,7 @@ def test_an_error_while_rows_are_made_ends_the_job(files, tmp_path, monkeypatch)
     def broken(*arguments):
         raise RuntimeError("no margin")
 
-    monkeypatch.setattr("sim_mjx.margin.static_margin", broken)
+    monkeypatch.setattr("sim_mjx.margin.told_margin", broken)
     monkeypatch.setattr(pieces.Room.__init__, "__defaults__", (1,))
     with pytest.raises(RuntimeError, match="no margin"):
         jobs.label(files, tmp_path / "labels.parquet", block=2)

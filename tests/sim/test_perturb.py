@@ -9,7 +9,7 @@ import pytest
 
 from sim_mjx import concatenate, referee
 from sim_mjx.engines import resolve
-from sim_mjx.margin import static_margin
+from sim_mjx.margin import static_margin, told_margin, with_margin
 from sim_mjx.meshes import body_from_mesh
 from sim_mjx.perturb import Perturbation, PerturbError, body_bytes, survival, turned
 from sim_mjx.rest import Rest, tilt_deg
@@ -170,3 +170,11 @@ def test_mjx_and_c_agree_on_survival():
     # One start of an object may be the one that stands on an edge.
     assert np.abs(both[0].rate - both[1].rate).max() <= 1 / 16
     assert np.abs(both[0].rate - both[1].rate).mean() <= 1 / 64
+
+
+def test_a_turned_body_is_not_told_the_margin_of_the_pose_before():
+    bodies = with_margin(shapes.leaning(0.5))
+    quaternion = Perturbation(0.3, 1).quaternions("ab12")
+    after = turned(bodies, quaternion)
+    assert told_margin(bodies)[0][0] == static_margin(bodies)[0][0]
+    assert told_margin(after)[0][0] == static_margin(after)[0][0] != told_margin(bodies)[0][0]

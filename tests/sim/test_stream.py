@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from sim_mjx import concatenate, drop, sizes
+from sim_mjx import concatenate, drop, pool, sizes
 from sim_mjx.meshes import body_from_mesh
 from sim_mjx.perturb import turned
 from sim_mjx.rest import Rest
@@ -198,3 +198,31 @@ def test_sizes_are_bounded():
     assert sizes.packet_rows(32768, 6_000) == 2048
     assert sizes.packet_rows(1024, 3_100_000) == 5
     assert sizes.packet_rows(16, 6_000) == 16
+
+
+def test_few_bodies_are_shared_by_all_devices(small, monkeypatch):
+    """Fewer than the slots of one device: each gets its part all the same."""
+    devices, used, programs = jax.devices()[:3], [], pool.programs
+
+    def noted(protocol, step, packet, slots, device):
+        used.append(device)
+        return programs(protocol, step, packet, slots, device)
+
+    monkeypatch.setattr(pool, "programs", noted)
+    ends = []
+    for some in (devices, devices[:1]):
+        with DropStream(shapes.FAST, devices=some, slots=32) as stream:
+            stream.put(small[:9])
+            stream.close()
+            ((_, rest),) = stream.results()
+        ends.append(rest.quaternion)
+        assert set(used) == set(some)
+        used.clear()
+    np.testing.assert_array_equal(*ends)
+
+
+def test_nothing_is_put_into_a_closed_stream(small):
+    with DropStream(shapes.FAST, devices=jax.devices()[:1], slots=32) as stream:
+        stream.close()
+        with pytest.raises(ValueError, match="closed"):
+            stream.put(small[:1])
