@@ -41,6 +41,7 @@ from sim_mjx.sizes import cores  # noqa: E402
 from sim_mjx.task import Task  # noqa: E402
 
 FACES = 5000
+INWARD = 1e-4  # of the way to the middle
 
 
 def make_files(folder: Path, count: int) -> list[Path]:
@@ -61,9 +62,13 @@ def make_files(folder: Path, count: int) -> list[Path]:
 def _make(source: str, files: list[tuple[int, str]]) -> None:
     mesh = load_mesh(Path(source))
     vertices, faces = mesh.vertices, mesh.triangles
+    corners = len(vertices)
     while len(faces) < FACES:
         part = np.arange(min(len(faces), -(-(FACES - len(faces)) // 3)))
         vertices, faces = trimesh.remesh.subdivide(vertices, faces, face_index=part)[:2]
+    # Points within a face or an edge, rounded, would be corners of the hull about as often as not.
+    centre = vertices[:corners].mean(axis=0)
+    vertices[corners:] += INWARD * (centre - vertices[corners:])
     vertices = vertices if mesh.up == "y" else vertices[:, [0, 2, 1]] * [1, 1, -1]
     for seed, path in files:
         random = np.random.default_rng(seed)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +49,25 @@ def test_is_the_same_step(rule):
     for expected, found in zip(everyone, some, strict=True):
         np.testing.assert_array_equal(expected[waited_for], found[waited_for])
     np.testing.assert_allclose(some.qpos[64:], case.state.qpos[64:], atol=1e-12)
+
+
+@pytest.mark.parametrize("rule", ["c4", "skin"])
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend:DeprecationWarning")
+def test_can_be_lowered_for_a_gpu(rule, monkeypatch):
+    """Every operation in it is one that Triton's language has; no GPU is asked."""
+    with contextlib.suppress(ImportError):  # since JAX 0.11 the lowering wants to know which GPU
+        from jax._src.pallas.triton import gpu_info  # pyright: ignore[reportAttributeAccessIssue]
+
+        h200 = gpu_info.get_gpu_info_from_version(gpu_info.GpuVersion.H200)
+        monkeypatch.setattr(gpu_info, "get_gpu_info", lambda: h200)
+    protocol = dataclasses.replace(shapes.EVAL, contact=rule)
+    body = world.simulation_body(shapes.leaning(0.5), protocol)
+    shaped = lambda leaf: jax.ShapeDtypeStruct((64, *leaf.shape[1:]), leaf.dtype)  # noqa: E731
+    parts: list[Any] = [jax.ShapeDtypeStruct((64, n), np.float32) for n in (7, 6, 6)]
+    state = world.State(*parts)
+    simulate = jax.jit(functools.partial(slim.simulate_in_kernel, protocol, steps=100))
+    program = simulate.trace(jax.tree.map(shaped, body), state).lower(lowering_platforms=("cuda",))
+    assert "__gpu$xla.gpu.triton" in program.as_text()
 
 
 def test_falls_back_to_the_other_program(caplog):

@@ -1,0 +1,100 @@
+"""The benchmarks of labels, at sizes that only show that they run and keep what they promise."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import end_to_end, labels, real_bodies
+from sim_mjx import Protocol, mesh_files
+from sim_mjx.meshes import load_mesh
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_a_record_keeps_what_is_done_and_goes_on_after_failures(tmp_path, capsys):
+    path = tmp_path / "out.json"
+
+    def fail():
+        raise RuntimeError("out of memory")
+
+    def hang():
+        time.sleep(10)
+        return {}
+
+    record = labels.Record(path, {"device": "none"})
+    record.measure("broken", fail, 5)
+    record.measure("slow", hang, 1)
+    record.measure("good", lambda: {"value": 1.5, "curve": [(0, 1)]}, 5)
+    assert json.loads(path.read_text())["cases"]["good"]["value"] == 1.5
+    again = labels.Record(path, {"device": "none"})
+    again.measure("good", fail, 5)
+    said = capsys.readouterr().out
+    assert "broken.error RuntimeError: out of memory" in said
+    assert "slow.error TimeUp" in said
+    assert "good.value 1.5" in said and "curve" not in said
+    assert "good: already in" in said
+    assert list(again.cases) == ["good"]
+
+
+def test_cases_have_names_of_their_own():
+    names = [case.name for case in labels.cases()]
+    assert len(set(names)) == len(names)
+    assert names[0] == "312k/mjx-slim-312000"
+
+
+def test_bodies_survive_their_file(tmp_path):
+    bodies = real_bodies.load()
+    small = {points: group[:2] for points, group in bodies.items()}
+    real_bodies.save(small, tmp_path / "bodies.npz")
+    loaded = real_bodies.load(tmp_path / "bodies.npz")
+    for points, group in small.items():
+        np.testing.assert_array_equal(loaded[points].points, group.points)
+        tables = loaded[points].polygons, group.polygons
+        found, expected = (table.contacts for table in tables if table is not None)
+        np.testing.assert_array_equal(found, expected)
+        assert [one.sha256 for one in loaded[points].provenance] == [
+            one.sha256 for one in group.provenance
+        ]
+    assert {len(t) for t in real_bodies.tilts(tmp_path / "bodies.npz").values()} == {2}
+
+
+def test_made_files_have_the_faces_and_the_hull_of_their_mesh(tmp_path):
+    source = real_bodies.COMMITTED / "table.obj"
+    end_to_end._make(str(source), [(0, str(tmp_path / "a.glb")), (1, str(tmp_path / "b.glb"))])
+    first, second = (load_mesh(tmp_path / name) for name in ("a.glb", "b.glb"))
+    assert len(first.triangles) == pytest.approx(end_to_end.FACES, rel=0.01)
+    assert (tmp_path / "a.glb").read_bytes() != (tmp_path / "b.glb").read_bytes()
+    assert first.up == mesh_files.UP_AXIS["glb"] == second.up
+    original = real_bodies.prepare([source], Protocol(), workers=0)
+    made = real_bodies.prepare([tmp_path / "a.glb"], Protocol(), workers=0)
+    found = [item.body for item in (*original, *made) if item.body is not None]
+    hulls = [body.provenance[0].hull_points for body in found]
+    assert hulls[0] == hulls[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [
+        "labels.py --scale 0.0002 -f 312k/mujoco-processes|312k/mjx|rule|growth/mjx-slim-10000",
+        "tune.py --tiny",
+        "perturbed.py --starts 1 --sample 20",
+        "occupancy_bodies.py --tiny",
+        "end_to_end.py --files 26 --of-c 4",
+    ],
+)
+def test_each_runs_at_a_tiny_size(command, tmp_path):
+    script, *arguments = command.split()
+    out = tmp_path / "out.json"
+    line = [sys.executable, f"benchmarks/{script}", *arguments, "--out", str(out)]
+    said = subprocess.run(line, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert ".error" not in said
+    cases = json.loads(out.read_text())["cases"]
+    assert cases and all(case["wall_s"] > 0 for case in cases.values())
