@@ -69,12 +69,13 @@ def test_a_job_goes_on_where_it_was(files, undisturbed, tmp_path, monkeypatch, w
     with pytest.raises(plan.PlanError, match="no space left"):
         jobs.label(files, out)
     assert not out.exists()
-    kept = [p.name for p in plan.folder(out).glob("*.parquet")]
-    assert sorted(kept) == [f"{i:05d}.parquet" for i in range(written)]
+    # Blocks are written in the order in which they end.
+    kept = [int(path.stem) for path in plan.folder(out).glob("*.parquet")]
+    assert len(kept) == written
     monkeypatch.setattr(label, "write_labels", write)
     read = collections.Counter()
     assert jobs.label(files, out, progress=lambda stage, n: read.update({stage: n}))
-    assert read["read"] == len(files) - 4 * written
+    assert read["read"] == len(files) - sum(len(files[4 * i : 4 * i + 4]) for i in kept)
     assert jobs.table(out).equals(undisturbed)
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
 
