@@ -56,8 +56,8 @@ class _Solids:
         self._next, self._lock = itertools.count(), threading.Lock()
         self._own = Generator.logits
 
-    def __call__(self, generator: Generator, latents: np.ndarray, groups) -> np.ndarray:
-        found = self._own(generator, latents, groups)
+    def __call__(self, generator: Generator, latents: np.ndarray, *more: Any) -> np.ndarray:
+        found = self._own(generator, latents, *more)
         with self._lock:
             rows = [next(self._next) % len(self._logits) for _ in found]
         for row, into in zip(rows, found, strict=True):  # as much memory is written as otherwise
