@@ -21,7 +21,7 @@ import numpy as np  # noqa: E402
 
 from benchmarks import real_bodies  # noqa: E402
 from sim_mjx import Protocol, referee  # noqa: E402
-from sim_mjx.perturb import turned  # noqa: E402
+from sim_mjx.perturb import Perturbation, turned  # noqa: E402
 from sim_mjx.sizes import cores  # noqa: E402
 
 
@@ -87,19 +87,12 @@ def _work(number: int, share: int, bodies: Path | None, thetas: Sequence[float])
         if len(rows):
             chosen_bodies = group[rows]
             if thetas:
-                theta = np.resize(thetas, len(rows))
-                chosen_bodies = turned(chosen_bodies, _starts(theta, number))
+                each = -(-len(rows) // len(thetas))
+                starts = [Perturbation(t, each, number).quaternions("0") for t in thetas]
+                in_turn = np.stack(starts, axis=1).reshape(-1, 4)[: len(rows)]
+                chosen_bodies = turned(chosen_bodies, in_turn)
             steps += int(referee.drop(chosen_bodies, Protocol(), threads=1).steps.sum())
     print(steps, flush=True)
-
-
-def _starts(theta: np.ndarray, seed: int) -> np.ndarray:
-    """A turn (wxyz) within each angle, as `perturb.Perturbation` draws them."""
-    random = np.random.default_rng(seed)
-    angle, azimuth = random.uniform(-theta, theta), random.uniform(0, 2 * np.pi, len(theta))
-    sine = np.sin(angle / 2)
-    parts = np.cos(angle / 2), sine * np.cos(azimuth), sine * np.sin(azimuth), 0 * angle
-    return np.stack(parts, axis=1)
 
 
 if __name__ == "__main__":

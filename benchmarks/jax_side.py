@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import kernel_profile, measure
+from benchmarks import kernel_profile, measure, turn
 from benchmarks.measure import GIB, SIZES, Run, Size
 from dso_jax.config import Config, SystemConfig, TrainConfig
 from dso_jax.models import apply_flow, attention, flow_context, init_flow, lora
@@ -273,7 +273,7 @@ def _compile(
     start = time.perf_counter()
     lowered = function.lower(*arguments)
     figures: dict[str, Any] = {"trace_s": time.perf_counter() - start}
-    with measure.beside_others():
+    with turn.beside_others():
         start = time.perf_counter()
         compiled = lowered.compile(truth)
         figures["compile_s"] = time.perf_counter() - start

@@ -35,6 +35,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
 from benchmarks import c_processes, real_bodies  # noqa: E402
+from dso_jax.atomic import write_text  # noqa: E402
 from sim_mjx import Protocol, RigidBody, concatenate, referee, warp_engine  # noqa: E402
 from sim_mjx.drop import Step, drop  # noqa: E402
 from sim_mjx.engines import STREAM_BLOCK  # noqa: E402
@@ -267,7 +268,7 @@ class Record:
 
     Args:
         path: the JSON file, or None.
-        again: whether cases of an earlier run are measured again.
+        about: machine and versions.
     """
 
     def __init__(self, path: Path | None, about: dict[str, Any]):
@@ -295,9 +296,8 @@ class Record:
                 shown = f"{value:.6g}" if isinstance(value, float) else value
                 print(f"{name}.{metric} {shown}", flush=True)
         if self.path is not None:
-            part = self.path.with_name(f".{self.path.name}.tmp")
-            part.write_text(json.dumps({**self._about, "cases": self.cases}, indent=1) + "\n")
-            part.replace(self.path)
+            contents = {**self._about, "cases": self.cases}
+            write_text(self.path, json.dumps(contents, indent=1) + "\n")
 
 
 def about() -> dict[str, Any]:

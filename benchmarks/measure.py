@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import importlib.metadata
-import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
+from benchmarks import turn
 from dso_jax.models.config import FlowConfig, LoRAConfig
 
 GIB = 2**30
 WARM_UPS = 2  # calls after compilation, before the clock counts
-TURN = "BENCHMARK_TURN"  # names the file by which the processes of a run take turns
-_held: list[int] = []  # the descriptor by which this process has the device for itself
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,32 +72,9 @@ def versions(*packages: str) -> dict[str, str]:
     return found
 
 
-@contextlib.contextmanager
-def beside_others() -> Iterator[None]:
-    """Nobody measures meanwhile, but others may compile."""
-    path = os.environ.get(TURN)
-    if path is None or _held:
-        yield
-        return
-    descriptor = os.open(path, os.O_RDWR)
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
-    try:
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def alone() -> None:
-    """From here to its end this process has the device for itself; returns when it has."""
-    path = os.environ.get(TURN)
-    if path is not None and not _held:
-        _held.append(os.open(path, os.O_RDWR))
-        fcntl.flock(_held[0], fcntl.LOCK_EX)
-
-
 def timed(call: Callable[[], Any], repeats: int) -> dict[str, Any]:
     """Milliseconds of `call`, which returns when its work is done: all, median, least, most."""
-    alone()
+    turn.alone()
     for _ in range(WARM_UPS):
         call()
     milliseconds = []

@@ -19,7 +19,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from benchmarks import measure
+from benchmarks import measure, turn
 from benchmarks.measure import SIZES, Run, Size
 from dso_jax import data
 from dso_jax.dataset.layout import CALLER_COLUMNS
@@ -53,10 +53,10 @@ def read(run: Run, cold: bool = False, threads: int = 2, images: bool = False) -
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         count = BATCHES[run.size]
-        with measure.beside_others():
+        with turn.beside_others():
             objects = PAIRS * (CPU_BATCHES + count)
             write(folder, SIZES[run.size], objects, images, EDGE[run.size])
-        measure.alone()
+        turn.alone()
         dataset = Dataset(folder, images=images)
         row = [int(np.prod(s)) for s in (dataset.latent_shape, dataset.condition_shape)]
         pair_bytes = 2 * 2 * row[0] + (1 if images else 2) * row[1]

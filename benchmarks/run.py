@@ -39,8 +39,8 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.cases import Case, every  # noqa: E402
 from benchmarks.table import table  # noqa: E402
+from benchmarks.turn import TURN  # noqa: E402
 
-TURN = "BENCHMARK_TURN"  # as in measure.py, which imports what may be absent here
 OUT_OF_MEMORY = re.compile(r"RESOURCE_EXHAUSTED|OutOfMemory|out of memory", re.IGNORECASE)
 # Most of the card for one process; the default pool is three quarters.
 MEMORY = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95"}

@@ -31,10 +31,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.turn import TURN  # noqa: E402
 from dso_jax.atomic import write_text  # noqa: E402
 from dso_jax.cli.environment import take_options  # noqa: E402
 
-TURN = "BENCHMARK_TURN"  # as in measure.py
 # Seconds after which a part is ended, and its share of each GPU's memory.
 PARTS: dict[str, tuple[float, float]] = {
     "processes": (90, 0.02),

@@ -22,7 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import measure
+from benchmarks import measure, turn
 from benchmarks.scaling import EXPECTED, PARTS, ROOT, Results
 from sim_mjx import Protocol, RigidBody, concatenate
 from sim_mjx.perturb import Perturbation, turned
@@ -47,7 +47,7 @@ def main(folder: Path, size: str) -> None:
     facts = {"device": devices[0].device_kind, "devices": count, "points": POINTS, "theta": THETA}
     results = Results(folder, "labels", facts | measure.versions("jax", "jaxlib", "mujoco-mjx"))
     workers: list[subprocess.Popen] = []
-    with measure.beside_others():
+    with turn.beside_others():
         if "processes" not in results.cases:
             workers = [_start(number, size) for number in range(count)]
         blocks = make_blocks(size)
@@ -65,7 +65,7 @@ def main(folder: Path, size: str) -> None:
         results.say(f"compiled, and a block dropped, in {time.perf_counter() - start:.1f} s")
         ready = [worker for worker in workers if _line(worker)]
         results.say(f"{len(ready)} of {count} processes are ready")
-    measure.alone()
+    turn.alone()
     results.say("alone on the machine")
     try:
         _cases(results, blocks, devices, ready if len(ready) == count else [], size)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import measure, pipeline
+from benchmarks import measure, pipeline, turn
 from benchmarks.measure import Size
 from benchmarks.scaling import ROOT, Results
 from dso_jax.cli.environment import cuda_plugins
@@ -36,7 +36,7 @@ METRICS = ("loss", "loss_win", "loss_lose", "grad_norm", "param_norm")
 def main(folder: Path, size: str) -> None:
     """Starts all three processes at once and compares what they leave behind."""
     results = Results(folder, "processes", measure.versions("jax", "jaxlib", "orbax-checkpoint"))
-    with measure.beside_others(), tempfile.TemporaryDirectory() as name:
+    with turn.beside_others(), tempfile.TemporaryDirectory() as name:
         results.run("train.py", lambda: _compare(Path(name), size))
 
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import jax_side, measure
+from benchmarks import jax_side, measure, turn
 from benchmarks.measure import GIB, SIZES, Size
 from benchmarks.scaling import EXPECTED, Results
 from benchmarks.scaling_ways import PAIRS, REMAT, Way, build, pairs, ways
@@ -39,7 +39,7 @@ def main(folder: Path, size: str) -> None:
     results = Results(folder, "train", jax_side.describe() | {"devices": count, "remat": REMAT})
     todo = [way for way in ways(count) if way.name not in results.cases]
     threads = ThreadPoolExecutor(2 * len(ways(count)))
-    with measure.beside_others():
+    with turn.beside_others():
         start = time.perf_counter()
         processes.self_test(sharding.make_mesh(), 60)
         results.say(f"devices summed a number each after {time.perf_counter() - start:.1f} s")
@@ -51,7 +51,7 @@ def main(folder: Path, size: str) -> None:
         wait([future for both in programs.values() for future in both], COMPILING)
         results.say("compiled")
     threads.shutdown(wait=False)
-    measure.alone()
+    turn.alone()
     results.say("alone on the machine")
     for size_bytes in BYTES if size == "full" else BYTES[:1]:
         results.run(f"sum/{size_bytes}", lambda n=size_bytes: _sum(n, REPEATS[size]))

@@ -26,7 +26,7 @@ import mujoco
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from benchmarks import measure
+from benchmarks import measure, turn
 from benchmarks.measure import GIB, Run
 from sim_mjx import Protocol, RigidBody, concatenate, referee, slim, world
 from sim_mjx.meshes import body_from_mesh
@@ -75,7 +75,7 @@ def steps(run: Run, engine: str, worlds: int, points: int) -> dict[str, Any]:
     worlds = min(worlds, C_WORLDS * cores()) if engine == C else worlds
     worlds = worlds if run.size == "full" else 2
     build = {WARP: warp_engine_of, C: c_engine_of}.get(engine)
-    with measure.beside_others():
+    with turn.beside_others():
         build = build or functools.partial(mjx_engine_of, engine)
         ready = build(meshes(points, protocol), worlds, protocol)
     figures = measure.timed(ready.chunk, run.repeats)

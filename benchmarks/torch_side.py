@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint as recomputed
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import measure
+from benchmarks import measure, turn
 from benchmarks.measure import GIB, SIZES, Run, Size
 from tests.reference.torch_flow import SparseStructureFlowModel
 
@@ -65,7 +65,7 @@ class Recomputed(nn.Module):
 
 def network(size: Size, *, checkpoint: bool = False) -> SparseStructureFlowModel:
     """Random weights, frozen but for the adapter, on the device."""
-    measure.alone()
+    turn.alone()
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("high")
     config = dict(size.flow.__dict__)

@@ -94,8 +94,9 @@ def turned(bodies: RigidBody, quaternions: Float[np.ndarray, "B 4"]) -> RigidBod
     """The bodies as they stand after a turn about their origin; no pose but numbers change."""
     turn = _rotation(quaternions)
     inertial = turn * _rotation(bodies.inertia_quat)
-    # The margin that was told is that of the pose before.
-    origins = {id(o): dataclasses.replace(o, margin_deg=None) for o in bodies.provenance}
+    # The margin that was told is that of the pose before; many bodies share an origin.
+    origins = {id(origin): origin for origin in bodies.provenance}
+    origins = {key: dataclasses.replace(one, margin_deg=None) for key, one in origins.items()}
     return dataclasses.replace(
         bodies,
         provenance=tuple(origins[id(origin)] for origin in bodies.provenance),

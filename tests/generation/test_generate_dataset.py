@@ -109,13 +109,19 @@ def test_a_killed_job_ends_in_the_same_folder(whole, tmp_path, monkeypatch, mome
     assert contents(tmp_path) == contents(whole)
 
 
-def test_what_waited_for_labels_is_not_sampled_again(whole, tmp_path, monkeypatch):
+def killed_before_labels(folder, monkeypatch):
+    """A job that dies as soon as the first labels would be written."""
+
     def die(*_):
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(DatasetJob, "_label", die)
-        make(tmp_path)
+        make(folder)
+
+
+def test_what_waited_for_labels_is_not_sampled_again(whole, tmp_path, monkeypatch):
+    killed_before_labels(tmp_path, monkeypatch)
     waiting = sorted(tmp_path.glob("unlabelled-*"))
     held = sum(len(read_samples(path)["view"]) for path in waiting)
     assert held and set(read_samples(waiting[0])["status"]) == {"invalid"}
@@ -134,12 +140,7 @@ def test_what_waited_for_labels_is_not_sampled_again(whole, tmp_path, monkeypatc
 
 
 def test_what_gets_its_labels_while_the_job_looks_is_not_made_again(whole, tmp_path, monkeypatch):
-    def die(*_):
-        raise Killed
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(DatasetJob, "_label", die)
-        make(tmp_path)
+    killed_before_labels(tmp_path, monkeypatch)
     unlabelled, calls = generate_dataset.DatasetWriter.unlabelled, []
 
     def late(writer):

@@ -7,12 +7,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from benchmarks import end_to_end, labels, real_bodies
-from sim_mjx import Protocol, mesh_files
+from sim_mjx import Protocol, contact, mesh_files, warp_engine
 from sim_mjx.meshes import load_mesh
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,3 +101,23 @@ def test_each_runs_at_a_tiny_size(command, tmp_path):
     assert ".error" not in said
     cases = json.loads(out.read_text())["cases"]
     assert cases and all(case["wall_s"] > 0 for case in cases.values())
+
+
+def test_footing_of_many_is_that_of_each():
+    """What mujoco_warp's worlds are asked, and `contact.spans_area`, on points, edges and faces."""
+    random = np.random.default_rng(0)
+    points = random.normal(size=(30, 12, 3))
+    points[::3, 4:, 2] = -1.0  # a face down
+    points[1::3, 2:, 2] = 1.0
+    chunk: Any = SimpleNamespace(points=points, depth=random.uniform(0.01, 0.2, 30))
+    bodies = random.integers(0, 30, 60)
+    qpos = np.concatenate([0.3 * random.normal(size=(60, 3)), random.normal(size=(60, 4))], axis=1)
+    qpos[::2, 3:] = [1, 0, 0, 0]
+    qpos[:, 3:] /= np.linalg.norm(qpos[:, 3:], axis=1, keepdims=True)
+    turns = Rotation.from_quat(qpos[:, 3:], scalar_first=True).as_matrix()
+    each = [
+        contact.spans_area(points[b] @ turn.T + q[:3], chunk.depth[b], np)
+        for b, turn, q in zip(bodies, turns, qpos, strict=True)
+    ]
+    assert 5 < sum(each) < 55
+    assert warp_engine._Chunk._has_footing(chunk, bodies, qpos).tolist() == each
