@@ -192,6 +192,7 @@ def apply_dinov2(
     normed: bool = False,
     attention: str = "auto",
     dtype: Dtype = jnp.float32,
+    precision: str = "highest",
 ) -> Float[Array, "B L D"]:
     """Features of images: tokens [CLS, registers, patches row by row].
 
@@ -201,7 +202,9 @@ def apply_dinov2(
         the patch size.
       normed: after the final norm; otherwise before it (`x_prenorm`, what TRELLIS takes).
       attention: "auto", "xla" or "cudnn".
-      dtype: type of the blocks. Products of fp32 numbers are fp32 on every device, as torch's are.
+      dtype: type of the blocks.
+      precision: of products of fp32 numbers, as `jax.default_matmul_precision` takes it; by default
+        they are fp32 on every device, as torch's are.
 
     Raises:
       ValueError: a size that is not a multiple of the patch size, or parameters that do not fit.
@@ -215,6 +218,6 @@ def apply_dinov2(
     name = jnp.dtype(dtype).name
     backend = attention_backends.resolve(attention, name)
     model: Any = fill(_skeleton(config, backend, name), params)
-    with jax.default_matmul_precision("highest"):
+    with jax.default_matmul_precision(precision):
         tokens = model(jnp.moveaxis(images, 1, -1))
     return model.norm(tokens) if normed else tokens

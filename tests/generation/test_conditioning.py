@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -127,6 +129,31 @@ def test_conditions_are_rounded_where_they_are_and_groups_share_no_batch(params)
     assert np.array_equal(full, np.concatenate(apart))
     rounded = conditioning.encode(CONFIG, params, shown, batch=2, result="bfloat16", groups=[1, 2])
     assert np.array_equal(rounded, full.astype(rounded.dtype)) and rounded.itemsize == 2
+
+
+def test_a_gpu_takes_three_products_of_parts_for_conditions_of_16_bits(params, monkeypatch):
+    asked = []
+
+    def compiled(*settings):
+        asked.append(settings[2:])
+        return lambda params, x: jnp.zeros((len(x), 1, 1), settings[2])
+
+    monkeypatch.setattr(conditioning, "_compiled", compiled)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    for result in ("bfloat16", "float32"):
+        conditioning.encode(CONFIG, params, pictures(1), result=result)
+    assert asked == [("bfloat16", conditioning.THREE_PARTS), ("float32", "highest")]
+
+
+@pytest.mark.gpu
+def test_products_of_parts_err_less_than_the_rounding(params):
+    full, rough = (
+        jax.jit(functools.partial(conditioning.features, CONFIG, precision=precision))(
+            params, np.stack([np.asarray(one) for one in pictures(2)])
+        )
+        for precision in ("highest", conditioning.THREE_PARTS)
+    )
+    assert 0 < difference(np.asarray(rough), np.asarray(full)) < 5e-4
 
 
 def test_the_negative_is_zeros_of_the_same_kind():
