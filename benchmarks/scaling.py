@@ -10,7 +10,7 @@ and then one after another has it for itself, so that compilation is paid for on
 A part that outlasts its limit is ended; what it had finished stays.
 
 train      weak scaling of a DRO step, the same batch on one device and on all, weights in parts
-labels     a stream over all devices, a stream and a thread for each, a process for each
+labels     a stream over the devices, and a process for each
 processes  two processes train a toy as one does
 """
 

@@ -2,8 +2,8 @@
 
 The committed meshes of one bucket, each start turned a little, are put in block by block until so
 many have been dropped: by one stream over the devices, as `dso label` does it (`stream`, with as
-many labels in all or on each device); by a stream and a thread for each device (`threads`); and by
-a process for each (`processes`), as `dso label --shard I/N` can be run.
+many labels in all or on each device); and by a process for each device (`processes`), as
+`dso label --shard I/N` can be run: one of them alone, then two and four at the same time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ BLOCK = {"full": 8192, "small": 24}  # bodies that are put in together, as a job
 UNIQUE = 4  # blocks
 USUAL = 38  # blocks: the 312,000 labels of DSO's dataset, unless
 SECONDS = {"full": (4.0, 12.0), "small": (0.2, 0.4)}  # one device would have less or more to do
+LONGER = 3  # times as much for a process, so that its first and last second count for less
 TAIL = 0.99
 PROTOCOL = Protocol()
 
@@ -48,15 +49,15 @@ def main(folder: Path, size: str) -> None:
     results = Results(folder, "labels", facts | measure.versions("jax", "jaxlib", "mujoco-mjx"))
     workers: list[subprocess.Popen] = []
     with turn.beside_others():
-        if "processes" not in results.cases:
+        if f"processes/{count}" not in results.cases:
             workers = [_start(number, size) for number in range(count)]
         blocks = make_blocks(size)
-        sets = [devices[:n] for n in (1, 2, 4) if n <= count] + [[d] for d in devices[1:]]
+        sets = [devices[:n] for n in (1, 2, 4) if n <= count]
         start = time.perf_counter()
 
         def first(some: list) -> None:
             try:
-                drop(blocks, 1, [some])
+                drop(blocks, 1, some)
             except EXPECTED as error:
                 results.say(f"{len(some)} device(s) FAILED: {str(error)[-1500:]}")
 
@@ -78,23 +79,22 @@ def _cases(
     results: Results, blocks: list[RigidBody], devices: list, workers: list, size: str
 ) -> None:
     count = len(devices)
-    results.run("pilot", lambda: drop(blocks, 4, [devices[:1]]))
+    results.run("pilot", lambda: drop(blocks, 4, devices[:1]))
     rate = results.cases.get("pilot", {}).get("labels_per_s", 0.0)
     least, most = (round(seconds * rate / BLOCK[size]) for seconds in SECONDS[size])
     each = -(-min(max(USUAL, least), max(most, count)) // count) * count
-    results.run("stream/1", lambda: drop(blocks, each, [devices[:1]]))
+    results.run("stream/1", lambda: drop(blocks, each, devices[:1]))
     for n in (2, 4):
         if n <= count:
             for name, total in (("same", each), ("more", n * each)):
                 case = f"stream/{n}-{name}"
-                results.run(case, lambda n=n, total=total: drop(blocks, total, [devices[:n]]))
+                results.run(case, lambda n=n, total=total: drop(blocks, total, devices[:n]))
                 results.ratio(f"speedup/{case}", case, "stream/1", "labels_per_s")
-    apart = [[device] for device in devices]
-    results.run("threads", lambda: drop(blocks, count * each, apart))
-    results.ratio("speedup/threads", "threads", "stream/1", "labels_per_s")
-    if workers:
-        results.run("processes", lambda: _together(workers, each))
-        results.ratio("speedup/processes", "processes", "stream/1", "labels_per_s")
+    for n in (1, 2, 4):
+        if n <= len(workers):
+            case = f"processes/{n}"
+            results.run(case, lambda n=n: _together(workers[:n], LONGER * each))
+            results.ratio(f"speedup/{case}", case, "processes/1", "labels_per_s")
 
 
 def make_blocks(size: str) -> list[RigidBody]:
@@ -110,8 +110,8 @@ def make_blocks(size: str) -> list[RigidBody]:
     ]
 
 
-def drop(blocks: list[RigidBody], total: int, sets: Sequence[Sequence[Any]]) -> dict[str, Any]:
-    """Puts in `total` blocks, shared out among streams of these devices, and takes what comes."""
+def drop(blocks: list[RigidBody], total: int, devices: Sequence[Any]) -> dict[str, Any]:
+    """Puts `total` blocks into a stream over these devices, and takes what comes."""
     arrivals: list[tuple[float, int]] = []
     sums = {"labels": 0, "steps": 0, "stable": 0}
     lock = threading.Lock()
@@ -123,26 +123,21 @@ def drop(blocks: list[RigidBody], total: int, sets: Sequence[Sequence[Any]]) -> 
 
     def take(results: Any) -> None:
         for _, rest in results:
-            with lock:
-                sums["labels"] += len(rest.steps)
-                sums["steps"] += int(rest.steps.sum())
-                sums["stable"] += int(rest.stable(PROTOCOL).sum())
+            sums["labels"] += len(rest.steps)
+            sums["steps"] += int(rest.steps.sum())
+            sums["stable"] += int(rest.stable(PROTOCOL).sum())
 
-    def one(number: int) -> None:
-        devices = sets[number]
-        with DropStream(PROTOCOL, step="slim", devices=devices, progress=arrived) as stream:
-            for block in range(number, total, len(sets)):
-                stream.put(blocks[block % len(blocks)])
-                take(stream.ready())
-            stream.close()
-            take(stream.results())
-
-    _all(one, len(sets))
+    with DropStream(PROTOCOL, step="slim", devices=devices, progress=arrived) as stream:
+        for block in range(total):
+            stream.put(blocks[block % len(blocks)])
+            take(stream.ready())
+        stream.close()
+        take(stream.results())
     seconds, processor = time.perf_counter() - begin, time.process_time() - processor
     done, most = 0, TAIL * sums["labels"]
     nearly = next(at for at, n in sorted(arrivals) if (done := done + n) >= most)
     return {
-        "devices": sum(map(len, sets)),
+        "devices": len(devices),
         "labels": sums["labels"],
         "steps": sums["steps"],
         "seconds": seconds,
@@ -153,13 +148,6 @@ def drop(blocks: list[RigidBody], total: int, sets: Sequence[Sequence[Any]]) -> 
         "stable_percent": 100 * sums["stable"] / sums["labels"],
         "cores_busy": processor / seconds,
     }
-
-
-def _all(call: Callable[[int], None], count: int) -> None:
-    if count == 1:
-        return call(0)
-    with ThreadPoolExecutor(count) as threads:
-        list(threads.map(call, range(count)))
 
 
 def _start(number: int, size: str) -> subprocess.Popen:
@@ -182,10 +170,10 @@ def _start(number: int, size: str) -> subprocess.Popen:
 def work(size: str) -> None:
     """Such a process."""
     blocks, devices = make_blocks(size), jax.devices()[:1]
-    drop(blocks, 1, [devices])
+    drop(blocks, UNIQUE, devices)
     print("ready", flush=True)
     for line in sys.stdin:
-        print(json.dumps(drop(blocks, int(line), [devices])), flush=True)
+        print(json.dumps(drop(blocks, int(line), devices)), flush=True)
 
 
 def _line(worker: subprocess.Popen) -> str:

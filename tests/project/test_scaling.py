@@ -82,10 +82,7 @@ def test_one_device_and_four_agree_on_a_batch_up_to_rounding(tmp_path, monkeypat
 @pytest.mark.slow  # compiles for two sets of devices
 def test_labels_do_not_depend_on_the_devices():
     blocks, devices = scaling_labels.make_blocks("small"), jax.devices()[:2]
-    found = [
-        scaling_labels.drop(blocks, 4, sets)
-        for sets in ([devices[:1]], [devices], [[device] for device in devices])
-    ]
+    found = [scaling_labels.drop(blocks, 4, some) for some in (devices[:1], devices)]
     assert {figures["labels"] for figures in found} == {96}
     assert len({figures["steps"] for figures in found}) == 1
     assert len({figures["stable_percent"] for figures in found}) == 1
