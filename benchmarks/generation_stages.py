@@ -25,7 +25,7 @@ from benchmarks import measure
 from benchmarks.generation_inputs import Size, realistic_logits
 from dso_jax import conditioning, pretrained
 from dso_jax.generation import generate
-from dso_jax.models import Execution, apply_decoder
+from dso_jax.models import Execution, apply_decoder, norm_kernels
 from dso_jax.sampler import SamplerConfig
 from dso_jax.training import flops
 from sim_mjx.stream import DropStream
@@ -34,6 +34,7 @@ from sim_mjx.stream import DropStream
 WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "": ({}, {}),
     "-fused": ({"projections": "fused"}, {}),
+    "-xla-norms": ({"norms": "xla"}, {}),
     "-triton": ({}, {"xla_gpu_enable_triton_gemm": True}),
 }
 SECONDS = 2.0  # a case is called until so much is measured
@@ -43,7 +44,7 @@ PRECISIONS = ("highest", "BF16_BF16_F32_X3", "TF32_TF32_F32_X3", "TF32_TF32_F32"
 
 def sampler(record, work: Path, size: Size, batches: list[int], options) -> None:
     """From seeds to latents; the B samples of a call are of B / 4 images."""
-    dtype = _dtype()
+    dtype, norms = _dtype(), norm_kernels.choice() if _on_gpu() else "xla"
     base = pretrained.load(str(work / "pipeline"), dtype=dtype)
     wanted, programs = {}, {}
     for batch in batches:
@@ -52,7 +53,7 @@ def sampler(record, work: Path, size: Size, batches: list[int], options) -> None
                 continue
             name = f"sampler/b{batch}{way}"
             if _asked(record, name, options):
-                fields = {"dtype": dtype, "projections": "split"} | fields
+                fields = {"dtype": dtype, "projections": "split", "norms": norms} | fields
                 wanted[name] = (batch, Execution(**fields), xla if _on_gpu() else {})
     with ThreadPoolExecutor(4) as pool:  # XLA compiles side by side
         for name, (batch, execution, xla) in wanted.items():

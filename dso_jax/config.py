@@ -109,6 +109,8 @@ class SystemConfig(Execution):
     """How the arithmetic is carried out, and where; none of it changes what is computed beyond
     rounding."""
 
+    norms: Literal["xla"] = "xla"
+    """Norms of the torso, by XLA: the kernels that sampling has on a GPU have no derivative."""
     xla: tuple[str, ...] = ()
     """Options of the compiler for the training step, each `name=value` as in XLA_FLAGS without the
     dashes: `xla_gpu_enable_triton_gemm=false`."""

@@ -51,6 +51,8 @@ class Execution:
     """x W and x A as two products, or as one by [W A]."""
     pad_condition: int = 1
     """Condition tokens are filled up to a multiple of this, and masked."""
+    norms: Literal["xla", "kernel"] = "xla"
+    """Norms of the torso, by XLA or by kernels of a GPU, which have no derivative."""
 
     def __post_init__(self) -> None:
         remat_policies.check(self.remat)

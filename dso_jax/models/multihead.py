@@ -15,6 +15,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from dso_jax.models import norm_kernels
 from dso_jax.models.attention import attend
 from dso_jax.models.config import Execution, LoRAConfig
 from dso_jax.models.layers import Linear, split_heads
@@ -44,10 +45,13 @@ class Context:
 class MultiHeadRMSNorm(nnx.Module):
     """x / max(|x|, 1e-12) * gamma * sqrt(d) a head, in fp32: unit length, not unit mean square."""
 
-    def __init__(self, num_heads: int, head_dim: int):
+    def __init__(self, num_heads: int, head_dim: int, kernel: bool = False):
         self.gamma = nnx.Param(jnp.ones((num_heads, head_dim)))
+        self.kernel = kernel
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        if self.kernel and norm_kernels.fits(x, *x.shape[2:]):
+            return norm_kernels.rms_norm(x, self.gamma[...])
         x32 = x.astype(jnp.float32)
         # rsqrt of the clamped square keeps the gradient finite at x = 0.
         inverse = jax.lax.rsqrt(jnp.maximum(jnp.sum(x32**2, -1, keepdims=True), 1e-24))
@@ -69,9 +73,10 @@ class Attention(nnx.Module):
     def __init__(self, sizes: Sizes, qk_rms_norm: bool):
         self.sizes, self.has_norm = sizes, qk_rms_norm
         if qk_rms_norm:
-            head = sizes.width // sizes.heads
-            self.q_rms_norm = MultiHeadRMSNorm(sizes.heads, head)
-            self.k_rms_norm = MultiHeadRMSNorm(sizes.heads, head)
+            shape = sizes.heads, sizes.width // sizes.heads
+            kernel = sizes.execution.norms == "kernel"
+            self.q_rms_norm = MultiHeadRMSNorm(*shape, kernel)
+            self.k_rms_norm = MultiHeadRMSNorm(*shape, kernel)
 
     def linear(self, name: str, fan_in: int, fan_out: int, rngs: nnx.Rngs) -> Linear:
         lora, execution = self.sizes.lora, self.sizes.execution

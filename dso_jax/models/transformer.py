@@ -21,7 +21,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from dso_jax.models import attention as attention_backends
-from dso_jax.models import remat
+from dso_jax.models import norm_kernels, remat
 from dso_jax.models.config import PLAIN, Execution, FlowConfig, LoRAConfig
 from dso_jax.models.embedding import TimestepEmbedder, patchify, position_embedding, unpatchify
 from dso_jax.models.layers import Dtype, Float32LayerNorm, Linear, Mlp, fill, skeleton, stack
@@ -47,7 +47,7 @@ class Block(nnx.Module):
         )
         self.norm3 = Float32LayerNorm(width, affine=False, eps=1e-6, rngs=rngs)
         self.mlp = Mlp(width, config.mlp_ratio, dtype=dtype, rngs=rngs)
-        self.share_mod = config.share_mod
+        self.share_mod, self.kernels = config.share_mod, execution.norms == "kernel"
         if not config.share_mod:
             self.adaLN_modulation = modulation(width, dtype, rngs)
 
@@ -55,10 +55,18 @@ class Block(nnx.Module):
         """x (B,L,D), t_emb (B,D), or (B,6D) with share_mod, the block's context -> (B,L,D)."""
         mod = t_emb if self.share_mod else self.adaLN_modulation["1"](nnx.silu(t_emb))
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(mod[:, None], 6, axis=-1)
-        x = x + self.self_attn(self.norm1(x) * (1 + scale1) + shift1) * gate1
+        x = x + self.self_attn(self.modulated(self.norm1, x, scale1, shift1)) * gate1
         x = self.cross(checkpoint_name(x, "stream"), context)
         x = checkpoint_name(x, "stream")
-        return x + self.mlp(self.norm3(x) * (1 + scale2) + shift2) * gate2
+        return x + self.mlp(self.modulated(self.norm3, x, scale2, shift2)) * gate2
+
+    def modulated(
+        self, norm: Float32LayerNorm, x: jax.Array, scale: jax.Array, shift: jax.Array
+    ) -> jax.Array:
+        """norm(x) (1 + scale) + shift, with scale and shift (B,1,D)."""
+        if self.kernels and norm_kernels.fits(x, x.shape[-1]):
+            return norm_kernels.layer_norm(x, scale, shift, eps=norm.epsilon)
+        return norm(x) * (1 + scale) + shift
 
     def cross(self, x: jax.Array, context: Context) -> jax.Array:
         """x plus cross-attention, which needs no attention where there is no condition."""
