@@ -7,8 +7,9 @@ Each world drops one of the committed meshes of that hull size from a few millim
 turning a little, so that flying, rocking and resting bodies are all there. A chunk is 100 steps of
 1 ms in one program; compile time stands apart, the first chunk is a warm-up, and the figure is the
 median of the others. Arithmetic is float32 throughout; mujoco_warp (where it is installed) steps
-the same bodies from the same states, all solver iterations each step. C MuJoCo, in float64 and with
-its own solver's iterations, steps as many of these worlds as keep all cores busy.
+the same bodies from the same states, with the same cap on solver iterations and its own tolerance.
+C MuJoCo, in float64 and with its own solver's iterations, steps as many of these worlds as keep all
+cores busy.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from scipy.spatial.transform import Rotation
 
 from benchmarks import measure, turn
 from benchmarks.measure import GIB, Run
-from sim_mjx import Protocol, RigidBody, concatenate, referee, slim, world
+from sim_mjx import Protocol, RigidBody, concatenate, referee, referee_one, slim, world
 from sim_mjx.meshes import body_from_mesh
 from sim_mjx.sizes import cores
 
@@ -115,13 +116,10 @@ def mjx_engine_of(name: str, bodies: RigidBody, worlds: int, protocol: Protocol)
 
 
 def c_engine_of(bodies: RigidBody, worlds: int, protocol: Protocol) -> Engine:
-    """C MuJoCo on all cores, as the engine `mujoco` runs it."""
+    """C MuJoCo on all cores; in threads, since a world's chunk is one call that holds no lock."""
     chosen, (pose, speed, _) = scene(bodies, worlds)
-    points, place = bodies.body_points(), world.start_position(bodies)
     begun = time.perf_counter()
-    models = [
-        referee.compile_model(bodies, points[i], i, place[i], protocol) for i in range(len(bodies))
-    ]
+    models = [referee_one.compile_model(body, protocol) for body in referee.place(bodies, protocol)]
     model = [models[i] for i in chosen]
     data = [mujoco.MjData(one) for one in model]  # pyright: ignore[reportAttributeAccessIssue]
     for i, one in enumerate(data):

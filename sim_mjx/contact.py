@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from types import ModuleType
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -163,23 +162,3 @@ def _first_max(values: Float[Array, " N"]) -> Int[Array, ""]:
     last = values.shape[0] - 1
     at_max = values == values.max()
     return jnp.where(at_max, jnp.arange(last + 1), last).min()
-
-
-def spans_area(points, depth, xp: ModuleType):
-    """Whether the points that press into the ground span more than a line.
-
-    What stands on a point or an edge is balanced, not at rest, however slowly it moves.
-
-    Args:
-        points: support points in the world, (K, 3).
-        depth: the contact skin, m; a tenth of it is the least width of a footprint.
-        xp: numpy or jax.numpy.
-    """
-    below = points[:, 2] < 0
-    flat = points[:, :2]
-    first = flat[xp.argmin(points[:, 2])]
-    reach = xp.where(below, ((flat - first) ** 2).sum(axis=1), -1.0)
-    along = flat[xp.argmax(reach)] - first
-    length = xp.sqrt((along**2).sum())
-    across = xp.abs((flat[:, 0] - first[0]) * along[1] - (flat[:, 1] - first[1]) * along[0])
-    return xp.where(below, across, 0.0).max() > 0.1 * depth * xp.maximum(length, 0.1 * depth)

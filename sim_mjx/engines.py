@@ -1,7 +1,7 @@
 """The engines that can drop a body, behind one interface.
 
 `mjx` is the default: its own step (`stock`) or the same equations written for one body (`slim`).
-`mujoco` is C MuJoCo on all cores, `mujoco_warp` (optional) its port to CUDA. All take the same
+`mujoco` is C MuJoCo, a process a core; `mujoco_warp` (optional) its port to CUDA. All take the same
 bodies under the same protocol and stop early by the same rule; a label stores which one made it.
 """
 

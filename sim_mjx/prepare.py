@@ -19,7 +19,8 @@ from sim_mjx.bodies import RigidBody
 from sim_mjx.cache import CacheError, check_folder
 from sim_mjx.prepare_one import FileWork, Made, Preparer
 from sim_mjx.protocol import Protocol
-from sim_mjx.worker_pool import Failure, Limits, WorkerError, WorkerPool
+from sim_mjx.worker import Failure, WorkerError
+from sim_mjx.worker_pool import Limits, WorkerPool
 
 __all__ = ["CacheError", "Limits", "Prepared", "WorkerError", "prepare"]
 # Files that a worker has before it: a body from the cache takes less time than a message does.

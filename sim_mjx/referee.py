@@ -1,29 +1,40 @@
-"""The referee: the same drop in C MuJoCo, one object at a time, threads over cores.
+"""The referee: the same drop in C MuJoCo, one object at a time, on all cores.
 
 Same bodies, same protocol, same early stop, double precision, MuJoCo's own contact rule and its
 default solver iterations: what the MJX labels are measured against, and the engine of record where
 bit-stable labels matter more than speed.
-"""
 
-# The bindings of MuJoCo are compiled: type checkers see none of its names.
-# pyright: reportAttributeAccessIssue=false
+Processes, not threads: of an object's few milliseconds enough are Python's that its lock, on 16
+cores, would leave a sixth of the labels. They stay for the next call, to which they are of use as
+they are: what is simulated comes with each object.
+"""
 
 from __future__ import annotations
 
-import concurrent.futures
-from collections.abc import Callable, Sequence
+import contextlib
+import pickle
+from collections.abc import Callable, Generator, Iterator, Sequence
 
-import mujoco
 import numpy as np
-from jaxtyping import Float
 
-from sim_mjx import contact, settling, world
+from sim_mjx import referee_one, world
 from sim_mjx.bodies import RigidBody
 from sim_mjx.protocol import Protocol
+from sim_mjx.referee_one import End, Placed
 from sim_mjx.rest import Rest, known_reasons
 from sim_mjx.sizes import cores
+from sim_mjx.worker import Failure, IdleWorkers
+from sim_mjx.worker_pool import Limits, WorkerPool
 
-COMPILE_FAILED = "mujoco_rejects"
+# Fewer objects than this are dropped here: starting a process takes as long as dropping fifty, and
+# whoever asks about one mesh, or settles a close call or two, may not ask again.
+_FEW = 8
+# One at work and one before it: a third would wait behind an object that rolls to the end.
+_SENT = 2
+# Only against what never ends: C simulates ten seconds of a body in a twentieth of a second, and a
+# protocol may well ask for a day.
+_LIMITS = Limits(seconds=3600.0)
+_idle = IdleWorkers()
 
 
 def drop(
@@ -31,89 +42,67 @@ def drop(
     protocol: Protocol,
     *,
     reasons: Sequence[str | None] | None = None,
-    threads: int | None = None,
+    workers: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Rest:
     """Drops every body in C MuJoCo; see `sim_mjx.drop` for arguments and result.
+
+    What `progress` raises ends the call and the processes that were at work for it.
 
     Args:
         bodies: any number of objects.
         protocol: what is simulated; solver iterations and contact rule stay MuJoCo's own.
         reasons: per object None, or why it is invalid already.
-        threads: objects simulated at the same time, by default one a core.
-        progress: called with 1 for each finished object.
+        workers: processes; None takes one a core, or none for a few objects. 0 works in this
+            process.
+        progress: called with 1 for each finished object, in order.
+
+    Returns:
+        One entry an object, in order, the same for any number of workers. What MuJoCo refuses is
+        `mujoco_rejects`, what kills two processes `crashed`.
+
+    Raises:
+        WorkerError: the worker processes cannot be started.
     """
     count, why = len(bodies), known_reasons(bodies, reasons)
     pose = np.tile(np.array([0.0, 0, 0, 1, 0, 0, 0]), (count, 1))
     steps, at_rest = np.zeros(count, np.int64), np.zeros(count, bool)
-    points, start = bodies.body_points(), world.start_position(bodies)
-    depth = protocol.skin * bodies.size()
-
-    def one(i: int) -> None:
-        if why[i] is not None:
-            return
-        try:
-            model = compile_model(bodies, points[i], i, start[i], protocol)
-        except ValueError:
-            why[i] = COMPILE_FAILED
-        else:
-            pose[i], steps[i], at_rest[i] = simulate(model, points[i], depth[i], protocol)
-        if progress is not None:
-            progress(1)
-
-    with concurrent.futures.ThreadPoolExecutor(threads or cores()) as pool:
-        try:
-            for done in [pool.submit(one, i) for i in range(count)]:
-                done.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # Ctrl-C ends what has not begun
+    todo = [i for i in range(count) if why[i] is None]
+    if workers is None:
+        workers = 0 if len(todo) < _FEW else cores()
+    with contextlib.closing(_ends(place(bodies, protocol, todo), protocol, workers)) as ends:
+        for i, end in zip(todo, ends, strict=True):
+            if isinstance(end, str):
+                why[i] = end
+            else:
+                pose[i], steps[i], at_rest[i] = end
+            if progress is not None:
+                progress(1)
     return Rest.from_states(pose[:, :3], pose[:, 3:], steps, at_rest, why)
 
 
-def compile_model(
-    bodies: RigidBody,
-    points: Float[np.ndarray, "K 3"],
-    index: int,
-    start: Float[np.ndarray, " 3"],
-    protocol: Protocol,
-) -> mujoco.MjModel:
-    """A plane and body `index`: explicit inertia, and a mesh that only has hull points.
-
-    Raises:
-        ValueError: if MuJoCo refuses the mesh.
-    """
-    spec = world.ground(protocol)
-    mesh = spec.add_mesh(name="hull", uservert=np.unique(points, axis=0).ravel())
-    # The mesh's own inertia is not used; the convex mode is the one that never rejects a hull.
-    mesh.inertia = mujoco.mjtMeshInertia.mjMESH_INERTIA_CONVEX
-    body = spec.worldbody.add_body(name="body", pos=start)
-    body.add_freejoint()
-    world.add_hull(body, "hull", protocol)
-    body.explicitinertial = 1
-    body.mass = bodies.mass[index]
-    body.ipos = bodies.com[index]
-    body.iquat = bodies.inertia_quat[index]
-    body.inertia = bodies.inertia[index]
-    return spec.compile()
+def place(
+    bodies: RigidBody, protocol: Protocol, chosen: Sequence[int] | None = None
+) -> Iterator[Placed]:
+    """The chosen bodies, by default all, one by one at their start."""
+    points, start = bodies.body_points(), world.start_position(bodies)
+    depth = protocol.skin * bodies.size()
+    # Not as they are: arrays of JAX would bring it into the process that reads them.
+    numbers = (bodies.com, bodies.inertia, bodies.inertia_quat)
+    com, inertia, turn = (np.asarray(array, np.float64) for array in numbers)
+    for i in range(len(bodies)) if chosen is None else chosen:
+        mass, skin = float(bodies.mass[i]), float(depth[i])
+        yield Placed(points[i], mass, com[i], inertia[i], turn[i], start[i], skin)
 
 
-def simulate(
-    model: mujoco.MjModel,
-    points: Float[np.ndarray, "K 3"],
-    depth: float,
-    protocol: Protocol,
-) -> tuple[Float[np.ndarray, " 7"], int, bool]:
-    """Steps one model to the protocol's end; returns pose, steps and whether it came to rest."""
-    data = mujoco.MjData(model)
-
-    def advance() -> float:
-        mujoco.mj_step(model, data, nstep=protocol.check_steps)
-        return np.abs(data.qvel).max()
-
-    steps, rested = settling.follow(advance, lambda: _has_footing(data, points, depth), protocol)
-    return data.qpos.copy(), steps, rested
-
-
-def _has_footing(data: mujoco.MjData, points: Float[np.ndarray, "K 3"], depth: float) -> bool:
-    world_points = points @ data.xmat[1].reshape(3, 3).T + data.xpos[1]
-    return bool(contact.spans_area(world_points, depth, np))
+def _ends(
+    bodies: Iterator[Placed], protocol: Protocol, workers: int
+) -> Generator[End | str, None, None]:
+    """How each body ended, or why it was not dropped, in order."""
+    items = ((body, protocol) for body in bodies)
+    if workers == 0:
+        yield from (referee_one.drop_one(*item) for item in items)
+        return
+    with WorkerPool(items, referee_one.worker, workers, _LIMITS, _SENT, _idle) as pool:
+        for _, answer in pool:
+            yield answer.reason if isinstance(answer, Failure) else pickle.loads(answer)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from sim_mjx import contact, settling, world
+from sim_mjx import settling, world
 from sim_mjx.bodies import RigidBody
 from sim_mjx.protocol import Protocol
 from sim_mjx.rest import Rest, known_reasons
@@ -126,4 +126,4 @@ def _has_footing(body: Any, points: Float[np.ndarray, "K 3"], depth: float) -> b
     turn = to_matrix(np.asarray(body.entity_pose.q, np.float64)[None])[0]
     placed = points @ turn.T
     placed[:, 2] -= placed[:, 2].min() + depth
-    return bool(contact.spans_area(placed, depth, np))
+    return bool(settling.spans_area(placed, depth, np))

@@ -54,6 +54,26 @@ def at_rest(now: Settling, protocol: Protocol):
     return (now.quiet >= protocol.quiet_checks) & (now.growing < protocol.growing_checks)
 
 
+def spans_area(points, depth, xp: ModuleType):
+    """Whether the points that press into the ground span more than a line.
+
+    What stands on a point or an edge is balanced, not at rest, however slowly it moves.
+
+    Args:
+        points: support points in the world, (K, 3).
+        depth: the contact skin, m; a tenth of it is the least width of a footprint.
+        xp: numpy or jax.numpy.
+    """
+    below = points[:, 2] < 0
+    flat = points[:, :2]
+    first = flat[xp.argmin(points[:, 2])]
+    reach = xp.where(below, ((flat - first) ** 2).sum(axis=1), -1.0)
+    along = flat[xp.argmax(reach)] - first
+    length = xp.sqrt((along**2).sum())
+    across = xp.abs((flat[:, 0] - first[0]) * along[1] - (flat[:, 1] - first[1]) * along[0])
+    return xp.where(below, across, 0.0).max() > 0.1 * depth * xp.maximum(length, 0.1 * depth)
+
+
 def follow(
     advance: Callable[[], float], footing: Callable[[], bool], protocol: Protocol
 ) -> tuple[int, bool]:

@@ -21,7 +21,7 @@ import mujoco
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from sim_mjx import rotations, settling, world
+from sim_mjx import rotations, scene, settling, world
 from sim_mjx.bodies import RigidBody
 from sim_mjx.protocol import Protocol
 from sim_mjx.rest import Rest
@@ -160,7 +160,7 @@ class _Chunk:
     def _has_footing(
         self, bodies: Int[np.ndarray, " n"], qpos: Float[np.ndarray, "n 7"]
     ) -> Bool[np.ndarray, " n"]:
-        """`contact.spans_area` of many at once."""
+        """`settling.spans_area` of many at once."""
         qpos = qpos.astype(np.float64)
         turn = rotations.to_matrix(qpos[:, 3:])
         points = turn @ self.points[bodies].transpose(0, 2, 1) + qpos[:, :3, None]
@@ -179,17 +179,16 @@ def _compile(
     bodies: RigidBody, points: Float[np.ndarray, "B K 3"], protocol: Protocol
 ) -> mujoco.MjModel:
     """A plane and one body, with the meshes of all bodies to choose from."""
-    spec = world.ground(protocol)
+    spec = scene.ground(protocol)
     spec.option.iterations = protocol.solver_iterations
     spec.option.ls_iterations = protocol.linesearch_iterations
-    spec.option.tolerance = 0.0  # it is taken relative to the first body's inertia
     spec.option.disableflags = int(mujoco.mjtDisableBit.mjDSBL_EULERDAMP)
     for i in range(len(bodies)):
         mesh = spec.add_mesh(name=f"{i}", uservert=np.unique(points[i], axis=0).ravel())
         mesh.inertia = mujoco.mjtMeshInertia.mjMESH_INERTIA_CONVEX
     body = spec.worldbody.add_body(name="body")
     body.add_freejoint()
-    world.add_hull(body, "0", protocol)
+    scene.add_hull(body, "0", protocol)
     return spec.compile()
 
 

@@ -2,48 +2,26 @@
 
 `concurrent.futures` gives up a whole pool when one process dies, and `multiprocessing` forks (not
 safe once JAX runs threads) or imports the user's main script again. Here each worker is a program
-of its own, fed through pipes by a thread of ours. A worker that dies is replaced; the file it was
-at is tried once more and then given up.
+of its own (`sim_mjx.worker`), fed through pipes by a thread of ours. A worker that dies is
+replaced; the file it was at is tried once more and then given up.
 """
 
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
 import itertools
-import os
-import pathlib
 import pickle
-import signal
-import subprocess
-import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from sim_mjx.prepare_one import receive, send
 from sim_mjx.sizes import cores
+from sim_mjx.worker import Failure, IdleWorkers, Worker
 
-# The package's own __init__ brings in JAX, which workers do without: they get an empty package.
-_PROGRAM = """
-import os, sys, types
-sys.path.append(os.path.dirname(sys.argv[1]))
-package = types.ModuleType("sim_mjx")
-package.__path__ = [sys.argv[1]]
-sys.modules["sim_mjx"] = package
-from sim_mjx.prepare_one import serve
-serve()
-"""
 # How far the pool runs ahead of the consumer.
 _AHEAD_FILES = 4096
 _AHEAD_BYTES = 256 * 2**20
-_BUFFER = 2**20  # many answers are read at once when we are the slower side
-
-
-class WorkerError(RuntimeError):
-    """Worker processes cannot be started."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,14 +37,6 @@ class Limits:
     memory_bytes: int = 4 * 2**30
 
 
-@dataclasses.dataclass(frozen=True)
-class Failure:
-    """A worker died over a file."""
-
-    reason: str
-    message: str
-
-
 class WorkerPool:
     """Iterates over (path, answer) in the order of the paths; a context manager.
 
@@ -78,6 +48,8 @@ class WorkerPool:
         limits: what one path may take.
         sent: paths that a worker has before it, so that it need not wait for our thread; they go in
             one message, which counts where a path is done in a millisecond.
+        idle: where workers come from and go back to, if not started and ended with the pool. One
+            that was abandoned ends its workers, since they may be at a path that takes long.
     """
 
     def __init__(
@@ -87,7 +59,9 @@ class WorkerPool:
         workers: int | None,
         limits: Limits,
         sent: int = 3,
+        idle: IdleWorkers | None = None,
     ):
+        self._idle = idle
         self._paths = enumerate(paths)
         self._sent = sent
         self._first = pickle.dumps({"make": make, **dataclasses.asdict(limits)})
@@ -100,8 +74,9 @@ class WorkerPool:
         self._answers: dict[int, tuple[Any, bytes | Failure]] = {}
         self._exhausted = False
         self._stopped = False
+        self._killed = False  # the workers there were when it stopped
         self._error: BaseException | None = None
-        self._workers: set[_Worker] = set()
+        self._workers: set[Worker] = set()
         self._threads = [
             threading.Thread(target=self._drive, name=f"prepare-{i}", daemon=True)
             for i in range(workers or cores())
@@ -115,8 +90,10 @@ class WorkerPool:
     def __exit__(self, *_) -> None:
         with self._room:
             self._stopped = True
-            for worker in self._workers:
-                worker.kill()
+            if self._idle is None or not self._is_finished():
+                self._killed = True
+                for worker in self._workers:
+                    worker.kill()
             self._room.notify_all()
         for thread in self._threads:
             thread.join()
@@ -136,8 +113,10 @@ class WorkerPool:
             yield path, answer
 
     def _next_is_known(self) -> bool:
-        finished = self._exhausted and self._taken >= self._given
-        return self._taken in self._answers or finished or self._error is not None
+        return self._taken in self._answers or self._is_finished() or self._error is not None
+
+    def _is_finished(self) -> bool:
+        return self._exhausted and self._taken >= self._given
 
     def _take(self, most: int, wait: bool) -> list[tuple[int, Any]]:
         """Up to `most` of the next paths; none if there are none (now, unless `wait`)."""
@@ -171,7 +150,7 @@ class WorkerPool:
     def _work(self) -> None:
         sent: collections.deque[tuple[int, Any]] = collections.deque()
         suspect = -1  # the file over which a worker has died once
-        worker: _Worker | None = None
+        worker: Worker | None = None
         try:
             while not self._stopped:
                 if 2 * len(sent) <= self._sent:
@@ -182,7 +161,7 @@ class WorkerPool:
                 if not sent:
                     return
                 if worker is None:
-                    worker = self._start()
+                    worker = self._start(afresh=suspect == sent[0][0])
                     worker.ask([path for _, path in sent])
                 answer: bytes | Failure | None = worker.answer()
                 if answer is None:
@@ -200,70 +179,27 @@ class WorkerPool:
                         self._known.notify()
         finally:
             if worker is not None:
-                self._end(worker)
+                self._leave(worker, at_work=bool(sent))
 
-    def _start(self) -> _Worker:
-        worker = _Worker(self._first)
+    def _start(self, afresh: bool) -> Worker:
+        # A path is tried again with a new worker: whatever killed the first may kill idle ones.
+        kept = None if afresh or self._idle is None else self._idle.take(self._first)
+        worker = kept or Worker(self._first)
         with self._room:
             self._workers.add(worker)
             if self._stopped:
                 worker.kill()
         return worker
 
-    def _end(self, worker: _Worker) -> Failure:
+    def _leave(self, worker: Worker, at_work: bool) -> None:
+        with self._room:
+            self._workers.discard(worker)
+        if self._idle is None or at_work or self._killed:
+            worker.end()
+        else:
+            self._idle.leave(worker)
+
+    def _end(self, worker: Worker) -> Failure:
         with self._room:
             self._workers.discard(worker)
         return worker.end()
-
-
-class _Worker:
-    """One process and its pipes."""
-
-    def __init__(self, first: bytes):
-        # BLAS threads would fight over the cores that the other workers have.
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
-        self._process = subprocess.Popen(
-            # -P: no module is taken from the working folder.
-            [sys.executable, "-P", "-c", _PROGRAM, str(pathlib.Path(__file__).parent)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env=environment,
-            bufsize=_BUFFER,
-        )
-        self._requests: Any = self._process.stdin
-        self._answers: Any = self._process.stdout
-        self._send(first)
-        if self.answer() is None:
-            failure = self.end()
-            raise WorkerError(f"a worker process does not start: {failure.message}")
-
-    def ask(self, paths: list[Any]) -> None:
-        if paths:
-            self._send(pickle.dumps(paths))
-
-    def answer(self) -> bytes | None:
-        """The next answer, or None: the process is gone."""
-        return receive(self._answers)
-
-    def kill(self) -> None:
-        self._process.kill()
-
-    def end(self) -> Failure:
-        """Ends the process and says how it went."""
-        self._answers.close()
-        with contextlib.suppress(BrokenPipeError):
-            self._requests.close()
-        status = self._process.wait()
-        self._errors.seek(0)
-        said = self._errors.read().decode(errors="replace").strip().splitlines()
-        self._errors.close()
-        if status == -signal.SIGALRM:
-            return Failure("timeout", "took longer than a file may")
-        name = signal.Signals(-status).name if status < 0 else f"exit code {status}"
-        return Failure("crashed", f"the worker died ({name}){': ' + said[-1] if said else ''}")
-
-    def _send(self, message: bytes) -> None:
-        with contextlib.suppress(BrokenPipeError):  # it has died; `answer` will say so
-            send(self._requests, message)

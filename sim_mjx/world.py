@@ -20,7 +20,7 @@ import mujoco
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from sim_mjx import contact
+from sim_mjx import contact, scene, settling
 from sim_mjx.bodies import HullPolygons, RigidBody
 from sim_mjx.mjx_import import mjx
 from sim_mjx.protocol import Protocol
@@ -86,7 +86,7 @@ def _on_the_ground(lowest: Float[np.ndarray, " B"]) -> Float[np.ndarray, "B 3"]:
 @functools.lru_cache(maxsize=16)
 def template(protocol: Protocol) -> mujoco.MjModel:
     """A plane and one free body with a mesh geom, under the protocol's options."""
-    spec = ground(protocol)
+    spec = scene.ground(protocol)
     spec.option.iterations = protocol.solver_iterations
     spec.option.ls_iterations = protocol.linesearch_iterations
     # Without joint damping the implicit damping term is zero; it would factorise the mass twice.
@@ -96,28 +96,8 @@ def template(protocol: Protocol) -> mujoco.MjModel:
     spec.add_mesh(name="body", uservert=corners.ravel())
     body = spec.worldbody.add_body(name="body")
     body.add_freejoint()
-    add_hull(body, "body", protocol)
+    scene.add_hull(body, "body", protocol)
     return spec.compile()
-
-
-def ground(protocol: Protocol) -> mujoco.MjSpec:
-    """What every model begins with, in MJX and in C: a plane under the protocol's gravity."""
-    spec = mujoco.MjSpec()
-    spec.option.timestep = protocol.timestep
-    spec.option.gravity = [0.0, 0.0, -protocol.gravity]
-    spec.worldbody.add_geom(
-        type=mujoco.mjtGeom.mjGEOM_PLANE, size=[0.0, 0.0, 1.0], friction=_friction(protocol)
-    )
-    return spec
-
-
-def add_hull(body: mujoco.MjsBody, mesh: str, protocol: Protocol) -> None:
-    """Gives a body of a `ground` its one geom, the mesh of that name."""
-    body.add_geom(type=mujoco.mjtGeom.mjGEOM_MESH, meshname=mesh, friction=_friction(protocol))
-
-
-def _friction(protocol: Protocol) -> list[float]:
-    return [protocol.friction, 0.005, 0.0001]
 
 
 @functools.lru_cache(maxsize=16)
@@ -170,12 +150,12 @@ def simulate(protocol: Protocol, body: Body, state: State, steps: int | Int[Arra
 
 
 def has_footing(body: Body, state: State) -> Bool[Array, ""]:
-    """Whether the points below ground span an area; see `contact.spans_area`."""
+    """Whether the points below ground span an area; see `settling.spans_area`."""
     position, quaternion = state.qpos[:3], state.qpos[3:]
     com = position + _rotate(quaternion, body.com)
     to_world = jax.vmap(lambda p: _rotate(quaternion, _rotate(body.inertia_quat, p)))
     world = to_world(body.points) + com
-    return contact.spans_area(world, body.skin, jnp)
+    return settling.spans_area(world, body.skin, jnp)
 
 
 def _rotate(quaternion: Float[Array, " 4"], vector: Float[Array, " 3"]) -> Float[Array, " 3"]:

@@ -16,7 +16,8 @@ from collections.abc import Callable, Generator, Iterable
 
 from dso_jax.evaluation import geometry
 from dso_jax.evaluation.pair import Outcome, Pair, PairWorker
-from sim_mjx.worker_pool import Failure, Limits, WorkerPool
+from sim_mjx.worker import Failure
+from sim_mjx.worker_pool import Limits, WorkerPool
 
 # What a pair may take; the slowest, FINE on hard pairs, take a few seconds.
 LIMITS = Limits(seconds=120.0)
@@ -75,7 +76,7 @@ def compare_files(
         One row a pair.
 
     Raises:
-        sim_mjx.worker_pool.WorkerError: the worker processes cannot be started.
+        sim_mjx.worker.WorkerError: the worker processes cannot be started.
     """
     done = progress or (lambda _: None)
     paths = ((pathlib.Path(generated), pathlib.Path(truth)) for generated, truth in pairs)

@@ -129,7 +129,7 @@ def _skin_points(here: Memory, skin: Scalar, up: Vector, height: Scalar):
 def footing(
     here: Memory, skin: Scalar, axes: Matrix, centre: Vector, wanted: Bool[Array, ""]
 ) -> Bool[Array, " W"]:
-    """`contact.spans_area`: whether the points below ground span more than a line.
+    """`settling.spans_area`: whether the points below ground span more than a line.
 
     Args:
         here: the warp's bodies.

@@ -11,7 +11,7 @@ import pytest
 from dso_jax.evaluation import geometry
 from dso_jax.evaluation.pair import PairWorker
 from dso_jax.evaluation.pairs import compare_files
-from sim_mjx import meshes, worker_pool
+from sim_mjx import meshes, worker, worker_pool
 from tests.evaluation.variants import PATHS
 
 SMALL = dataclasses.replace(geometry.PAPER, points=500)
@@ -67,7 +67,7 @@ def test_a_pair_that_takes_too_long_is_a_row():
 
 
 def test_a_worker_does_without_jax():
-    program = worker_pool._PROGRAM.replace(
+    program = worker._PROGRAM.replace(
         "serve()\n",
         "import dso_jax.evaluation.pair\n"
         "assert not {'jax', 'mujoco', 'pyarrow', 'flax'} & set(sys.modules)\n",

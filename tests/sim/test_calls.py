@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from sim_mjx import concatenate, referee
+from sim_mjx import concatenate, referee, referee_one
 from sim_mjx.calls import CallStream
 from tests.sim import shapes
 
@@ -102,5 +102,5 @@ def test_a_refused_body_counts_as_done(bodies):
     empty = dataclasses.replace(bodies, points=np.zeros_like(bodies.points))
     count = []
     rest = referee.drop(empty, shapes.FAST, progress=count.append)
-    assert rest.reason.tolist() == [referee.COMPILE_FAILED] * 2
+    assert rest.reason.tolist() == [referee_one.COMPILE_FAILED] * 2
     assert sum(count) == 2

@@ -15,7 +15,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from benchmarks import end_to_end, labels, real_bodies
-from sim_mjx import Protocol, contact, mesh_files, warp_engine
+from sim_mjx import Protocol, mesh_files, settling, warp_engine
 from sim_mjx.meshes import load_mesh
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,7 +104,7 @@ def test_each_runs_at_a_tiny_size(command, tmp_path):
 
 
 def test_footing_of_many_is_that_of_each():
-    """What mujoco_warp's worlds are asked, and `contact.spans_area`, on points, edges and faces."""
+    """What mujoco_warp's worlds are asked is `settling.spans_area`: points, edges and faces."""
     random = np.random.default_rng(0)
     points = random.normal(size=(30, 12, 3))
     points[::3, 4:, 2] = -1.0  # a face down
@@ -116,7 +116,7 @@ def test_footing_of_many_is_that_of_each():
     qpos[:, 3:] /= np.linalg.norm(qpos[:, 3:], axis=1, keepdims=True)
     turns = Rotation.from_quat(qpos[:, 3:], scalar_first=True).as_matrix()
     each = [
-        contact.spans_area(points[b] @ turn.T + q[:3], chunk.depth[b], np)
+        settling.spans_area(points[b] @ turn.T + q[:3], chunk.depth[b], np)
         for b, turn, q in zip(bodies, turns, qpos, strict=True)
     ]
     assert 5 < sum(each) < 55

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dso_jax.cli.main import main
-from sim_mjx import label, referee
+from sim_mjx import label, referee_one
 from tests.sim import shapes
 
 
@@ -167,7 +167,7 @@ def test_referee_refusals_are_rows(monkeypatch, tmp_path):
     def refuse(*arguments):
         raise ValueError("mesh volume is too small")
 
-    monkeypatch.setattr(referee, "compile_model", refuse)
+    monkeypatch.setattr(referee_one, "compile_model", refuse)
     table = label.label_files([shapes.mesh_path("towel3")], shapes.EVAL, engine="mujoco")
     row = table.to_pylist()[0]
     assert (row["status"], row["reason"], row["stable"]) == ("invalid", "mujoco_rejects", None)

@@ -8,7 +8,7 @@ import functools
 import numpy as np
 import pytest
 
-from sim_mjx import concatenate, engines, referee, rows
+from sim_mjx import concatenate, engines, referee, referee_one, rows
 from sim_mjx.prepare import Prepared
 from sim_mjx.readjudicate import close_calls, readjudicate
 from sim_mjx.rest import Rest
@@ -73,7 +73,7 @@ def test_what_the_referee_refuses_keeps_its_first_result(bodies, monkeypatch):
     def refuse(*arguments):
         raise ValueError("mesh volume is too small")
 
-    monkeypatch.setattr(referee, "compile_model", refuse)
+    monkeypatch.setattr(referee_one, "compile_model", refuse)
     rest, again = readjudicate(bodies, rest_of([0.5, 18.0, 0.25]), shapes.EVAL)
     assert not again.any()
     assert rest.tilt_deg == pytest.approx([0.5, 18.0, 0.25])

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from sim_mjx import meshes, worker_pool
+from sim_mjx import meshes, worker, worker_pool
 from sim_mjx.prepare import Limits, prepare
 from tests.sim import shapes
 
@@ -39,9 +39,9 @@ from sim_mjx.prepare_one import serve
 @pytest.fixture
 def faulty(monkeypatch, tmp_path):
     """Files that hang, crash or overfeed the worker that reads them."""
-    program = worker_pool._PROGRAM.replace("from sim_mjx.prepare_one import serve", FAULTS)
-    assert program != worker_pool._PROGRAM
-    monkeypatch.setattr(worker_pool, "_PROGRAM", program)
+    program = worker._PROGRAM.replace("from sim_mjx.prepare_one import serve", FAULTS)
+    assert program != worker._PROGRAM
+    monkeypatch.setattr(worker, "_PROGRAM", program)
     return tmp_path / "hang.obj", tmp_path / "crash.obj", tmp_path / "grow.obj"
 
 
@@ -79,7 +79,7 @@ def test_files_that_hang_crash_or_overfeed_a_worker_are_rows(faulty):
 def test_a_worker_killed_from_outside_costs_no_row(monkeypatch):
     """The file it was at is tried again; a file that kills two workers is given up."""
     asked = []
-    ask = worker_pool._Worker.ask
+    ask = worker.Worker.ask
 
     def kill_on_some(self, paths):
         asked.append(paths)
@@ -87,7 +87,7 @@ def test_a_worker_killed_from_outside_costs_no_row(monkeypatch):
             self.kill()
         ask(self, paths)
 
-    monkeypatch.setattr(worker_pool._Worker, "ask", kill_on_some)
+    monkeypatch.setattr(worker.Worker, "ask", kill_on_some)
     rows = list(prepare(MESHES * 2, shapes.EVAL, workers=1))
     assert [row.reason for row in rows] == [""] * 48
     assert [row.path for row in rows] == MESHES * 2
@@ -119,18 +119,18 @@ def test_closing_early_leaves_no_process(faulty, monkeypatch):
     started = []
     start = worker_pool.WorkerPool._start
 
-    def remember(self):
-        started.append(start(self))
+    def remember(self, **how):
+        started.append(start(self, **how))
         return started[-1]
 
     monkeypatch.setattr(worker_pool.WorkerPool, "_start", remember)
     rows = prepare([MESHES[0], faulty[0], *MESHES], shapes.EVAL, workers=2)
     next(rows)
-    assert any(worker._process.poll() is None for worker in started)
+    assert any(one._process.poll() is None for one in started)
     began = time.monotonic()
     rows.close()
     assert time.monotonic() - began < 5
-    assert [worker._process.poll() is None for worker in started] == [False, False]
+    assert [one._process.poll() is None for one in started] == [False, False]
 
 
 def test_an_error_of_the_paths_reaches_the_consumer():
@@ -143,13 +143,13 @@ def test_an_error_of_the_paths_reaches_the_consumer():
 
 
 def test_workers_that_cannot_start_are_an_error(monkeypatch):
-    monkeypatch.setattr(worker_pool, "_PROGRAM", "raise SystemExit('numpy is missing')")
-    with pytest.raises(worker_pool.WorkerError, match="numpy is missing"):
+    monkeypatch.setattr(worker, "_PROGRAM", "raise SystemExit('numpy is missing')")
+    with pytest.raises(worker.WorkerError, match="numpy is missing"):
         list(prepare(MESHES, shapes.EVAL, workers=1))
 
 
 def test_a_worker_does_without_jax():
-    program = worker_pool._PROGRAM.replace(
+    program = worker._PROGRAM.replace(
         "serve()\n", "assert not {'jax', 'mujoco', 'pyarrow'} & set(sys.modules)\n"
     )
     folder = str(shapes.DATA.parents[1] / "sim_mjx")

@@ -13,7 +13,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from sim_mjx import concatenate, contact, referee, world
+from sim_mjx import concatenate, contact, referee, referee_one, world
 from sim_mjx.meshes import body_from_mesh
 from sim_mjx.mjx_import import GeomType, collision_driver
 from tests.sim import shapes
@@ -32,10 +32,9 @@ NAMES = ("lantern", "table", "rangeHood", "towel3", "tatami")
 def trajectory():
     """Bodies with C states along their drops: (body index, qpos, qvel, warmstart, next qvel)."""
     bodies = concatenate([body_from_mesh(shapes.mesh_path(name), shapes.EVAL) for name in NAMES])
-    points, start = bodies.body_points(), world.start_position(bodies)
     rows = []
-    for i in range(len(bodies)):
-        model = referee.compile_model(bodies, points[i], i, start[i], shapes.EVAL)
+    for i, body in enumerate(referee.place(bodies, shapes.EVAL)):
+        model = referee_one.compile_model(body, shapes.EVAL)
         data = mujoco.MjData(model)
         data.qvel[:] = [0.1, 0.0, 0.0, 0.3, -0.2, 0.1]
         for step in range(600):
@@ -62,10 +61,9 @@ def test_step_by_step(trajectory):
 
 def test_inverse_weight_is_one_over_mass(trajectory):
     bodies, _ = trajectory
-    points, start = bodies.body_points(), world.start_position(bodies)
-    for i in range(len(bodies)):
-        model = referee.compile_model(bodies, points[i], i, start[i], shapes.EVAL)
-        np.testing.assert_allclose(model.body_invweight0[1, 0] * bodies.mass[i], 1.0, rtol=1e-6)
+    for body in referee.place(bodies, shapes.EVAL):
+        model = referee_one.compile_model(body, shapes.EVAL)
+        np.testing.assert_allclose(model.body_invweight0[1, 0] * body.mass, 1.0, rtol=1e-6)
 
 
 def test_collider_is_registered_only_while_tracing(trajectory):
