@@ -5,8 +5,9 @@
 
 Files are GLBs of about 5,000 faces, made on all cores from the committed meshes: finer triangles
 (which leave the hull as it is), then stretched and sheared so that no two are equal. Cases run
-`dso label`'s own job, programs compiled beforehand. C gets a part of the files and counts by rate;
-`mujoco-bound` is what it could reach at best, all cores preparing and stepping without a pause.
+`dso label`'s own job, programs compiled and processes started beforehand. Cached ones of mjx take
+so little time that they get more files: the same by other names. `mujoco-bound` is what C could
+reach at best, all cores preparing and stepping without a pause.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import concurrent.futures
 import dataclasses
 import json
 import multiprocessing
+import os
 import resource
 import struct
 import sys
@@ -57,6 +59,17 @@ def make_files(folder: Path, count: int) -> list[Path]:
     with concurrent.futures.ProcessPoolExecutor(cores(), context) as pool:
         list(pool.map(_make, work, work.values()))
     return paths
+
+
+def _by_more_names(paths: list[Path], times: int) -> list[Path]:
+    """The files, and links to them in a folder beside theirs."""
+    links = paths[0].parent.with_name(f"{paths[0].parent.name}-links")
+    links.mkdir(exist_ok=True)
+    more = [links / f"{k}-{path.name}" for k in range(1, times) for path in paths]
+    for link, path in zip(more, paths * (times - 1), strict=True):
+        if not link.exists():
+            os.link(path, link)
+    return [*paths, *more]
 
 
 def _make(source: str, files: list[tuple[int, str]]) -> None:
@@ -185,7 +198,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--files", type=int, default=12_000)
-    parser.add_argument("--of-c", type=int, default=2_000, help="files that C labels")
+    parser.add_argument("--cached", type=int, default=5, help="times as many for cached ones")
     parser.add_argument("--folder", type=Path, help="where files are made and left")
     parser.add_argument("--limit", type=int, default=60, help="seconds a case may take")
     parser.add_argument("--device", action="store_true", help="--prepare device as well")
@@ -198,19 +211,19 @@ def main() -> int:
         make_files(folder, options.files)
         print(f"{options.files} files in {time.perf_counter() - began:.1f} s", flush=True)
         paths = expand_paths([str(folder)])[: options.files]
-        some, cache = paths[: options.of_c], Path(temporary) / "cache"
+        more, cache = _by_more_names(paths, options.cached), Path(temporary) / "cache"
         one = lambda *a, **k: lambda: label(*a, **k)  # noqa: E731
         # Compiles: each source's bucket is among the first files.
         one(paths[:24], "mjx", None)()
         prepared(paths, cache)
-        one(some[:256], "mujoco", cache)()  # starts the processes
+        one(paths[:256], "mujoco", cache)()  # starts the processes
         run = [
             ("prepare/from-files", lambda: prepared(paths, None)),
             ("job/mjx/from-files", one(paths, "mjx", None)),
-            ("prepare/from-cache", lambda: prepared(paths, cache)),
-            ("job/mjx/from-cache", one(paths, "mjx", cache)),
-            ("job/mujoco/from-cache", one(some, "mujoco", cache)),
-            ("job/mujoco/from-files", one(some, "mujoco", None)),
+            ("prepare/from-cache", lambda: prepared(more, cache)),
+            ("job/mjx/from-cache", one(more, "mjx", cache)),
+            ("job/mujoco/from-cache", one(paths, "mujoco", cache)),
+            ("job/mujoco/from-files", one(paths, "mujoco", None)),
             ("c-alone", lambda: c_processes.measure(min(8_000, 8 * len(paths)), None)),
         ]
         if options.device:

@@ -90,7 +90,7 @@ def test_made_files_have_the_faces_and_the_hull_of_their_mesh(tmp_path):
         "tune.py --tiny",
         "perturbed.py --starts 1 --sample 20",
         "occupancy_bodies.py --tiny",
-        "end_to_end.py --files 26 --of-c 4",
+        "end_to_end.py --files 26 --cached 2",
     ],
 )
 def test_each_runs_at_a_tiny_size(command, tmp_path):
