@@ -3,11 +3,11 @@
     python benchmarks/end_to_end.py --files 12000 --out end_to_end.json
     python benchmarks/end_to_end.py --files 40                           does it run?
 
-Files are GLBs of about 5,000 faces, made on all cores from the committed meshes: finer triangles
-(which leave the hull as it is), then stretched and sheared so that no two are equal. Cases run
-`dso label`'s own job, programs compiled and processes started beforehand. Cached ones of mjx take
-so little time that they get more files: the same by other names. `mujoco-bound` is what C could
-reach at best, all cores preparing and stepping without a pause.
+Files are GLBs of about 5,000 faces, made on all cores from the committed meshes, or the hulls of
+--bodies: finer triangles, which leave the hull as it is, then stretched and sheared so that no two
+are equal. Cases run `dso label`'s own job, programs compiled and processes started beforehand.
+Cached ones of mjx take so little time that they get more files: the same by other names.
+`mujoco-bound` is what C could reach at best, all cores preparing and stepping without a pause.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import dataclasses
+import functools
 import json
 import multiprocessing
 import os
@@ -46,19 +47,28 @@ FACES = 5000
 INWARD = 1e-4  # of the way to the middle
 
 
-def make_files(folder: Path, count: int) -> list[Path]:
+def make_files(folder: Path, count: int, bodies: Path | None = None) -> list[Path]:
     """That many GLBs, those that are missing."""
     folder.mkdir(parents=True, exist_ok=True)
-    sources = [str(path) for path in sorted(real_bodies.COMMITTED.glob("*.obj"))]
+    sources = [(path, None) for path in sorted(real_bodies.COMMITTED.glob("*.obj"))]
+    if bodies is not None:
+        sources = [(bodies, row) for row in range(len(_hulls(bodies)))]
     paths = [folder / f"{k:06d}.glb" for k in range(count)]
-    work: dict[str, list[tuple[int, str]]] = {}
+    work: dict[tuple[Path, int | None], list[tuple[int, Path]]] = {}
     for k, path in enumerate(paths):
         if not path.exists():
-            work.setdefault(sources[k % len(sources)], []).append((k, str(path)))
+            work.setdefault(sources[k % len(sources)], []).append((k, path))
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(cores(), context) as pool:
-        list(pool.map(_make, work, work.values()))
+        list(pool.map(_make, *zip(*work, strict=True), work.values()) if work else [])
     return paths
+
+
+@functools.cache
+def _hulls(bodies: Path) -> list[np.ndarray]:
+    """Corners of every body of a file, z up."""
+    groups = real_bodies.load(bodies).values()
+    return [np.unique(points, axis=0) for group in groups for points in group.body_points()]
 
 
 def _by_more_names(paths: list[Path], times: int) -> list[Path]:
@@ -72,9 +82,13 @@ def _by_more_names(paths: list[Path], times: int) -> list[Path]:
     return [*paths, *more]
 
 
-def _make(source: str, files: list[tuple[int, str]]) -> None:
-    mesh = load_mesh(Path(source))
-    vertices, faces = mesh.vertices, mesh.triangles
+def _make(source: Path, row: int | None, files: list[tuple[int, Path]]) -> None:
+    if row is None:
+        mesh = load_mesh(source)
+        vertices, faces, up = mesh.vertices, mesh.triangles, mesh.up
+    else:
+        hull = trimesh.convex.convex_hull(_hulls(source)[row])
+        vertices, faces, up = np.asarray(hull.vertices), np.asarray(hull.faces), "z"
     corners = len(vertices)
     while len(faces) < FACES:
         part = np.arange(min(len(faces), -(-(FACES - len(faces)) // 3)))
@@ -82,12 +96,12 @@ def _make(source: str, files: list[tuple[int, str]]) -> None:
     # Points within a face or an edge, rounded, would be corners of the hull about as often as not.
     centre = vertices[:corners].mean(axis=0)
     vertices[corners:] += INWARD * (centre - vertices[corners:])
-    vertices = vertices if mesh.up == "y" else vertices[:, [0, 2, 1]] * [1, 1, -1]
+    vertices = vertices if up == "y" else vertices[:, [0, 2, 1]] * [1, 1, -1]
     for seed, path in files:
         random = np.random.default_rng(seed)
         matrix = np.diag(random.uniform(0.8, 1.25, 3))
         matrix[[0, 2], 1] = random.uniform(-0.08, 0.08, 2)  # leans a little; y is up
-        Path(path).write_bytes(glb(vertices @ matrix.T, faces))
+        path.write_bytes(glb(vertices @ matrix.T, faces))
 
 
 def glb(vertices: np.ndarray, faces: np.ndarray) -> bytes:
@@ -199,6 +213,7 @@ def main() -> int:
     )
     parser.add_argument("--files", type=int, default=12_000)
     parser.add_argument("--cached", type=int, default=5, help="times as many for cached ones")
+    parser.add_argument("--bodies", type=Path, help="file of real_bodies.py")
     parser.add_argument("--folder", type=Path, help="where files are made and left")
     parser.add_argument("--limit", type=int, default=60, help="seconds a case may take")
     parser.add_argument("--device", action="store_true", help="--prepare device as well")
@@ -208,7 +223,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary) / "meshes"
         began = time.perf_counter()
-        make_files(folder, options.files)
+        make_files(folder, options.files, options.bodies)
         print(f"{options.files} files in {time.perf_counter() - began:.1f} s", flush=True)
         paths = expand_paths([str(folder)])[: options.files]
         more, cache = _by_more_names(paths, options.cached), Path(temporary) / "cache"
@@ -224,7 +239,7 @@ def main() -> int:
             ("job/mjx/from-cache", one(more, "mjx", cache)),
             ("job/mujoco/from-cache", one(paths, "mujoco", cache)),
             ("job/mujoco/from-files", one(paths, "mujoco", None)),
-            ("c-alone", lambda: c_processes.measure(min(8_000, 8 * len(paths)), None)),
+            ("c-alone", lambda: c_processes.measure(min(8_000, 8 * len(paths)), options.bodies)),
         ]
         if options.device:
             run.append(("job/mjx/device", one(paths, "mjx", None, "device")))

@@ -97,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/scaling"), metavar="FOLDER")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--small", action="store_true", help="tiny sizes")
+    parser.add_argument("--bodies", type=Path, help="file of real_bodies.py, for labels")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     given = list(sys.argv[1:] if argv is None else argv)
     options = parser.parse_args(take_options(given))
@@ -132,13 +133,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _one(options: argparse.Namespace) -> int:
     """A part, in this process."""
-    if options.part == "train":
-        from benchmarks import scaling_train as part
-    elif options.part == "labels":
-        from benchmarks import scaling_labels as part
+    size = "small" if options.small else "full"
+    if options.part == "labels":
+        from benchmarks import scaling_labels
+
+        scaling_labels.main(options.out, size, options.bodies)
+    elif options.part == "train":
+        from benchmarks import scaling_train
+
+        scaling_train.main(options.out, size)
     else:
-        from benchmarks import scaling_processes as part
-    part.main(options.out, "small" if options.small else "full")
+        from benchmarks import scaling_processes
+
+        scaling_processes.main(options.out, size)
     return 0
 
 

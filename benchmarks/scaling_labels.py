@@ -1,9 +1,10 @@
 """Labels a second on parts of a host's GPUs; a part of `scaling.py`.
 
-The committed meshes of one bucket, each start turned a little, are put in block by block until so
-many have been dropped: by one stream over the devices, as `dso label` does it (`stream`, with as
-many labels in all or on each device); and by a process for each device (`processes`), as
-`dso label --shard I/N` can be run: one of them alone, then two and four at the same time.
+The bodies of --bodies, or of the committed meshes, each start turned a little, are put in block by
+block until so many have been dropped: by one stream over the devices, as `dso label` does it
+(`stream`, with as many labels in all or on each device); and by a process for each device
+(`processes`), as `dso label --shard I/N` can be run: one of them alone, then two and four at the
+same time.
 """
 
 from __future__ import annotations
@@ -22,36 +23,32 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import measure, turn
+from benchmarks import measure, real_bodies, turn
 from benchmarks.scaling import EXPECTED, PARTS, ROOT, Results
-from sim_mjx import Protocol, RigidBody, concatenate
+from sim_mjx import Protocol, RigidBody
 from sim_mjx.perturb import Perturbation, turned
-from sim_mjx.prepare import prepare
 from sim_mjx.stream import DropStream
 
-MESHES = ROOT / "tests" / "data" / "meshes"
-POINTS = 64  # of a body, a bucket
 THETA = 0.05  # radians
 BLOCK = {"full": 8192, "small": 24}  # bodies that are put in together, as a job does
 UNIQUE = 4  # blocks
-USUAL = 38  # blocks: the 312,000 labels of DSO's dataset, unless
+USUAL = 76  # blocks: twice the 312,000 labels of DSO's dataset, unless
 SECONDS = {"full": (4.0, 12.0), "small": (0.2, 0.4)}  # one device would have less or more to do
-LONGER = 3  # times as much for a process, so that its first and last second count for less
 TAIL = 0.99
 PROTOCOL = Protocol()
 
 
-def main(folder: Path, size: str) -> None:
+def main(folder: Path, size: str, bodies: Path | None = None) -> None:
     """Compiles for every set of devices, then measures one after another."""
     devices = jax.devices()
     count = len(devices)
-    facts = {"device": devices[0].device_kind, "devices": count, "points": POINTS, "theta": THETA}
+    facts = {"device": devices[0].device_kind, "devices": count, "theta": THETA}
     results = Results(folder, "labels", facts | measure.versions("jax", "jaxlib", "mujoco-mjx"))
     workers: list[subprocess.Popen] = []
     with turn.beside_others():
         if f"processes/{count}" not in results.cases:
-            workers = [_start(number, size) for number in range(count)]
-        blocks = make_blocks(size)
+            workers = [_start(number, size, bodies) for number in range(count)]
+        blocks = make_blocks(size, bodies)
         sets = [devices[:n] for n in (1, 2, 4) if n <= count]
         start = time.perf_counter()
 
@@ -76,7 +73,7 @@ def main(folder: Path, size: str) -> None:
 
 
 def _cases(
-    results: Results, blocks: list[RigidBody], devices: list, workers: list, size: str
+    results: Results, blocks: list[list[RigidBody]], devices: list, workers: list, size: str
 ) -> None:
     count = len(devices)
     results.run("pilot", lambda: drop(blocks, 4, devices[:1]))
@@ -93,24 +90,26 @@ def _cases(
     for n in (1, 2, 4):
         if n <= len(workers):
             case = f"processes/{n}"
-            results.run(case, lambda n=n: _together(workers[:n], LONGER * each))
+            results.run(case, lambda n=n: _together(workers[:n], each))
             results.ratio(f"speedup/{case}", case, "processes/1", "labels_per_s")
 
 
-def make_blocks(size: str) -> list[RigidBody]:
-    """Blocks of bodies, no two of which start alike."""
-    paths = sorted(MESHES.iterdir())
-    found = [item.body for item in prepare(paths, PROTOCOL, workers=0) if item.body is not None]
-    bodies = concatenate([body for body in found if body.points.shape[1] == POINTS])
-    chosen = np.arange(BLOCK[size]) % len(bodies)
-    many = bodies[chosen]
+def make_blocks(size: str, bodies: Path | None = None) -> list[list[RigidBody]]:
+    """Blocks of bodies of every bucket, no two of which start alike."""
+    groups = list(real_bodies.load(bodies).values())
+    part = BLOCK[size] / sum(map(len, groups))
+    many = [group[np.resize(np.arange(len(group)), round(part * len(group)))] for group in groups]
     return [
-        turned(many, Perturbation(THETA, len(many), seed).quaternions("0"))
+        [
+            turned(group, Perturbation(THETA, len(group), seed).quaternions("0"))
+            for group in many
+            if len(group)
+        ]
         for seed in range(UNIQUE)
     ]
 
 
-def drop(blocks: list[RigidBody], total: int, devices: Sequence[Any]) -> dict[str, Any]:
+def drop(blocks: list[list[RigidBody]], total: int, devices: Sequence[Any]) -> dict[str, Any]:
     """Puts `total` blocks into a stream over these devices, and takes what comes."""
     arrivals: list[tuple[float, int]] = []
     sums = {"labels": 0, "steps": 0, "stable": 0}
@@ -129,7 +128,8 @@ def drop(blocks: list[RigidBody], total: int, devices: Sequence[Any]) -> dict[st
 
     with DropStream(PROTOCOL, step="slim", devices=devices, progress=arrived) as stream:
         for block in range(total):
-            stream.put(blocks[block % len(blocks)])
+            for group in blocks[block % len(blocks)]:
+                stream.put(group)
             take(stream.ready())
         stream.close()
         take(stream.results())
@@ -150,13 +150,15 @@ def drop(blocks: list[RigidBody], total: int, devices: Sequence[Any]) -> dict[st
     }
 
 
-def _start(number: int, size: str) -> subprocess.Popen:
+def _start(number: int, size: str, bodies: Path | None) -> subprocess.Popen:
     """A process that has one device, says when it is ready, and waits for a number of blocks."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     own = visible[number] if len(visible) > number and visible[0] else str(number)
     share = str(PARTS["labels"][1] / 2)
     environ = os.environ | {"CUDA_VISIBLE_DEVICES": own, "XLA_PYTHON_CLIENT_MEM_FRACTION": share}
-    program = f"from benchmarks import scaling_labels as s; s.work({size!r})"
+    program = (
+        f"from benchmarks import scaling_labels as s; s.work({size!r}, {bodies and str(bodies)!r})"
+    )
     return subprocess.Popen(
         [sys.executable, "-c", program],
         cwd=ROOT,
@@ -167,9 +169,9 @@ def _start(number: int, size: str) -> subprocess.Popen:
     )
 
 
-def work(size: str) -> None:
+def work(size: str, bodies: str) -> None:
     """Such a process."""
-    blocks, devices = make_blocks(size), jax.devices()[:1]
+    blocks, devices = make_blocks(size, Path(bodies) if bodies else None), jax.devices()[:1]
     drop(blocks, UNIQUE, devices)
     print("ready", flush=True)
     for line in sys.stdin:

@@ -301,11 +301,10 @@ def test_the_probe_may_be_asked_under_a_trace():
 
 
 @pytest.mark.gpu
-def test_cudnn_attention_equals_xla(params, batch):
+def test_cudnn_attention_equals_xla(batch):
     """Both within bf16's own error of fp32, forward and gradient."""
     config = FlowConfig(4, model_channels=128, cond_channels=32, num_blocks=2, num_heads=2)
-    params = jax.jit(lambda key: init_flow(config, key))(jax.random.key(0))
-    params = jax.tree.map(lambda leaf: leaf + 0.02, params)
+    params = random_params(config)
     x, t, cond = batch
     cond = jnp.tile(cond, (1, 1, 3))[..., :32]
 

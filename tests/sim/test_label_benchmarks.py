@@ -70,7 +70,7 @@ def test_bodies_survive_their_file(tmp_path):
 
 def test_made_files_have_the_faces_and_the_hull_of_their_mesh(tmp_path):
     source = real_bodies.COMMITTED / "table.obj"
-    end_to_end._make(str(source), [(0, str(tmp_path / "a.glb")), (1, str(tmp_path / "b.glb"))])
+    end_to_end._make(source, None, [(0, tmp_path / "a.glb"), (1, tmp_path / "b.glb")])
     first, second = (load_mesh(tmp_path / name) for name in ("a.glb", "b.glb"))
     assert len(first.triangles) == pytest.approx(end_to_end.FACES, rel=0.01)
     assert (tmp_path / "a.glb").read_bytes() != (tmp_path / "b.glb").read_bytes()
