@@ -214,7 +214,9 @@ def main() -> int:
     parser.add_argument("--files", type=int, default=12_000)
     parser.add_argument("--cached", type=int, default=5, help="times as many for cached ones")
     parser.add_argument("--bodies", type=Path, help="file of real_bodies.py")
-    parser.add_argument("--folder", type=Path, help="where files are made and left")
+    parser.add_argument(
+        "--folder", type=Path, help="where files are made and left, links beside it"
+    )
     parser.add_argument("--limit", type=int, default=60, help="seconds a case may take")
     parser.add_argument("--device", action="store_true", help="--prepare device as well")
     parser.add_argument("--out", type=Path, help="JSON file; what it holds is not measured again")

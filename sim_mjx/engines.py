@@ -120,7 +120,8 @@ def _warp_engine() -> Engine:
     from sim_mjx import warp_engine
 
     version = importlib.metadata.version
-    versions = f"{version('mujoco-warp')} warp {version('warp-lang')}"
+    ours = warp_engine.REVISION
+    versions = f"{version('mujoco-warp')} warp {version('warp-lang')} {ours}"
     device = warp.get_device()
     block = ACCELERATOR_BLOCK if device.is_cuda else CPU_BLOCK
     return Engine("mujoco_warp", versions, device.name, block, False, warp_engine.drop)

@@ -12,6 +12,7 @@ they are: what is simulated comes with each object.
 from __future__ import annotations
 
 import contextlib
+import logging
 import pickle
 from collections.abc import Callable, Generator, Iterator, Sequence
 
@@ -20,21 +21,22 @@ import numpy as np
 from sim_mjx import referee_one, world
 from sim_mjx.bodies import RigidBody
 from sim_mjx.protocol import Protocol
-from sim_mjx.referee_one import End, Placed
+from sim_mjx.referee_one import DropError, End, Placed
 from sim_mjx.rest import Rest, known_reasons
 from sim_mjx.sizes import cores
 from sim_mjx.worker import Failure, IdleWorkers
 from sim_mjx.worker_pool import Limits, WorkerPool
 
-# Fewer objects than this are dropped here: starting a process takes as long as dropping fifty, and
-# whoever asks about one mesh, or settles a close call or two, may not ask again.
-_FEW = 8
+# Fewer objects than this are dropped here. Starting a process takes as long as dropping fifty, or
+# seven that never rest, and whoever asks about a few meshes may not ask again.
+_FEW, _FEW_WITHOUT_WORKERS = 8, 25
 # One at work and one before it: a third would wait behind an object that rolls to the end.
 _SENT = 2
 # Only against what never ends: C simulates ten seconds of a body in a twentieth of a second, and a
 # protocol may well ask for a day.
 _LIMITS = Limits(seconds=3600.0)
 _idle = IdleWorkers()
+_log = logging.getLogger(__name__)
 
 
 def drop(
@@ -59,17 +61,18 @@ def drop(
 
     Returns:
         One entry an object, in order, the same for any number of workers. What MuJoCo refuses is
-        `mujoco_rejects`, what kills two processes `crashed`.
+        `mujoco_rejects`, what kills two processes `crashed`, what takes an hour `timeout`.
 
     Raises:
         WorkerError: the worker processes cannot be started.
+        DropError: a worker raised something.
     """
     count, why = len(bodies), known_reasons(bodies, reasons)
     pose = np.tile(np.array([0.0, 0, 0, 1, 0, 0, 0]), (count, 1))
     steps, at_rest = np.zeros(count, np.int64), np.zeros(count, bool)
     todo = [i for i in range(count) if why[i] is None]
     if workers is None:
-        workers = 0 if len(todo) < _FEW else cores()
+        workers = 0 if len(todo) < (_FEW if _idle else _FEW_WITHOUT_WORKERS) else cores()
     with contextlib.closing(_ends(place(bodies, protocol, todo), protocol, workers)) as ends:
         for i, end in zip(todo, ends, strict=True):
             if isinstance(end, str):
@@ -105,4 +108,11 @@ def _ends(
         return
     with WorkerPool(items, referee_one.worker, workers, _LIMITS, _SENT, _idle) as pool:
         for _, answer in pool:
-            yield answer.reason if isinstance(answer, Failure) else pickle.loads(answer)
+            if isinstance(answer, Failure):
+                _log.warning("C MuJoCo: an object is %s: %s", answer.reason, answer.message)
+                yield answer.reason
+                continue
+            end = pickle.loads(answer)
+            if isinstance(end, DropError):
+                raise end
+            yield end

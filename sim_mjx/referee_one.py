@@ -8,6 +8,7 @@ A worker imports numpy, scipy and MuJoCo, never JAX.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -41,9 +42,20 @@ class End(NamedTuple):
     at_rest: bool
 
 
-def worker() -> Callable[[tuple[Placed, Protocol]], End | str]:
+class DropError(RuntimeError):
+    """What was raised over an object, in a worker: its traceback."""
+
+
+def worker() -> Callable[[tuple[Placed, Protocol]], End | str | DropError]:
     """What a worker process answers with."""
-    return lambda item: drop_one(*item)
+
+    def answer(item: tuple[Placed, Protocol]) -> End | str | DropError:
+        try:
+            return drop_one(*item)
+        except Exception:  # noqa: BLE001 - the caller raises it
+            return DropError(traceback.format_exc())
+
+    return answer
 
 
 def drop_one(body: Placed, protocol: Protocol) -> End | str:

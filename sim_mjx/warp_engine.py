@@ -26,6 +26,7 @@ from sim_mjx.bodies import RigidBody
 from sim_mjx.protocol import Protocol
 from sim_mjx.rest import Rest
 
+REVISION = 2  # part of the engine's version; since 2 the solver has its own tolerance
 CHUNK = 8192  # meshes in one model: MuJoCo takes a millisecond to compile each
 SLOTS = 8192  # worlds
 CONTACTS, ROWS = 8, 32  # a convex body on a plane has four contacts of four rows

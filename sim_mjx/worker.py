@@ -57,16 +57,22 @@ class Worker:
         self.first = first
         # BLAS threads would fight over the cores that the other workers have.
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
-        self._process = subprocess.Popen(
-            # -P: no module is taken from the working folder.
-            [sys.executable, "-P", "-c", _PROGRAM, str(pathlib.Path(__file__).parent)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env=environment,
-            bufsize=_BUFFER,
-        )
+        with contextlib.ExitStack() as opened:
+            try:
+                self._errors = opened.enter_context(tempfile.TemporaryFile())
+                self._process = subprocess.Popen(
+                    # -P: no module is taken from the working folder.
+                    [sys.executable, "-P", "-c", _PROGRAM, str(pathlib.Path(__file__).parent)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=self._errors,
+                    env=environment,
+                    bufsize=_BUFFER,
+                )
+            except OSError as error:  # too many open files, or processes
+                text = f"a worker process does not start: {error.strerror}"
+                raise WorkerError(text) from error
+            opened.pop_all()  # `end` closes it
         self._requests: Any = self._process.stdin
         self._answers: Any = self._process.stdout
         self._send(first)
@@ -118,6 +124,10 @@ class IdleWorkers:
         self._lock = threading.Lock()
         self._idle: dict[tuple[int, bytes], list[Worker]] = collections.defaultdict(list)
         atexit.register(self.end)
+
+    def __bool__(self) -> bool:
+        with self._lock:
+            return any(workers for key, workers in self._idle.items() if key[0] == os.getpid())
 
     def take(self, first: bytes) -> Worker | None:
         """A worker that began with this message, or None; those that have died meanwhile go."""

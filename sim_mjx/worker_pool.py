@@ -78,7 +78,7 @@ class WorkerPool:
         self._error: BaseException | None = None
         self._workers: set[Worker] = set()
         self._threads = [
-            threading.Thread(target=self._drive, name=f"prepare-{i}", daemon=True)
+            threading.Thread(target=self._drive, name=f"worker-{i}", daemon=True)
             for i in range(workers or cores())
         ]
 
@@ -154,7 +154,9 @@ class WorkerPool:
         try:
             while not self._stopped:
                 if 2 * len(sent) <= self._sent:
-                    new = self._take(self._sent - len(sent), wait=not sent)
+                    # One at first, so that few paths are shared by as many workers as there are.
+                    most = self._sent - len(sent) if worker is not None else 1
+                    new = self._take(most, wait=not sent)
                     sent.extend(new)
                     if worker is not None:
                         worker.ask([path for _, path in new])
@@ -195,6 +197,7 @@ class WorkerPool:
         with self._room:
             self._workers.discard(worker)
         if self._idle is None or at_work or self._killed:
+            worker.kill()  # it may be at something that takes long
             worker.end()
         else:
             self._idle.leave(worker)

@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     add("--out", metavar="FILE", help="parquet file to write")
     add("--protocol", default="dso-eval", metavar="NAME|YAML", help="default: dso-eval")
     engines = ("mjx", "mujoco", "mujoco_warp")
-    add("--engine", choices=engines, default="mjx", help="default: mjx; mujoco is C")
+    add("--engine", choices=engines, default="mjx", help="default: mjx; mujoco is C on all cores")
     add(
         "--mjx-step",
         choices=("slim", "stock"),

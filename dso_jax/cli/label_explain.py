@@ -45,6 +45,7 @@ def main(options: argparse.Namespace) -> int:
     from sim_mjx.bodies import BodyError
     from sim_mjx.explain import explain
     from sim_mjx.protocol import Protocol, ProtocolError
+    from sim_mjx.worker import WorkerError
 
     logging.getLogger("trimesh").setLevel(logging.ERROR)  # it tells of every texture
     try:
@@ -61,7 +62,7 @@ def main(options: argparse.Namespace) -> int:
         explanation = explain(subject.path, protocol, engines.resolve(name, step))
     except BodyError as error:
         raise UsageError(f"label: {error} ({error.reason})") from error
-    except (ProtocolError, engines.EngineError) as error:
+    except (ProtocolError, engines.EngineError, WorkerError) as error:
         raise UsageError(f"label: {error}") from error
     except OSError as error:
         raise UsageError(f"label: {subject.path}: cannot read: {error.strerror}") from error

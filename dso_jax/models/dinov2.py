@@ -99,7 +99,11 @@ class PatchEmbed(nnx.Module):
 
     def __init__(self, config: DINOv2Config, rngs: nnx.Rngs):
         patch = (config.patch_size, config.patch_size)
-        self.proj = nnx.Conv(3, config.width, patch, strides=patch, padding="VALID", rngs=rngs)
+        # By name, since a convolution does not know the precisions that products may be given.
+        highest = jax.lax.Precision.HIGHEST
+        self.proj = nnx.Conv(
+            3, config.width, patch, strides=patch, padding="VALID", precision=highest, rngs=rngs
+        )
 
     def __call__(self, images: jax.Array) -> jax.Array:
         return self.proj(images)
@@ -203,8 +207,8 @@ def apply_dinov2(
       normed: after the final norm; otherwise before it (`x_prenorm`, what TRELLIS takes).
       attention: "auto", "xla" or "cudnn".
       dtype: type of the blocks.
-      precision: of products of fp32 numbers, as `jax.default_matmul_precision` takes it; by default
-        they are fp32 on every device, as torch's are.
+      precision: of the blocks' products of fp32 numbers, for `jax.default_matmul_precision`; by
+        default they are fp32 on every device, as torch's are.
 
     Raises:
       ValueError: a size that is not a multiple of the patch size, or parameters that do not fit.

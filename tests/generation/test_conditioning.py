@@ -145,6 +145,16 @@ def test_a_gpu_takes_three_products_of_parts_for_conditions_of_16_bits(params, m
     assert asked == [("bfloat16", conditioning.THREE_PARTS), ("float32", "highest")]
 
 
+def test_the_first_convolution_is_exact_under_products_of_parts(params):
+    """A precision that is meant for products leaves convolutions their default, which is TF32."""
+    run = functools.partial(conditioning.features, CONFIG, precision=conditioning.THREE_PARTS)
+    pixels = np.stack([np.asarray(one) for one in pictures(1, edge=EDGE)])[:, :, :EDGE]
+    text = jax.jit(run).trace(params, pixels).lower(lowering_platforms=("cuda",)).as_text()
+    convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+    assert convolutions and all("HIGHEST" in line for line in convolutions)
+    assert "num_primitive_operations = 3" in text
+
+
 @pytest.mark.gpu
 def test_products_of_parts_err_less_than_the_rounding(params):
     full, rough = (
