@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import re
 import time
@@ -25,7 +26,8 @@ from benchmarks import measure
 from benchmarks.generation_inputs import Size, realistic_logits
 from dso_jax import conditioning, pretrained
 from dso_jax.generation import generate
-from dso_jax.models import Execution, apply_decoder, norm_kernels
+from dso_jax.generation.generator import fast_execution
+from dso_jax.models import Execution, apply_decoder
 from dso_jax.sampler import SamplerConfig
 from dso_jax.training import flops
 from sim_mjx.stream import DropStream
@@ -44,7 +46,8 @@ PRECISIONS = ("highest", "BF16_BF16_F32_X3", "TF32_TF32_F32_X3", "TF32_TF32_F32"
 
 def sampler(record, work: Path, size: Size, batches: list[int], options) -> None:
     """From seeds to latents; the B samples of a call are of B / 4 images."""
-    dtype, norms = _dtype(), norm_kernels.choice() if _on_gpu() else "xla"
+    dtype = _dtype()
+    usual = fast_execution() if _on_gpu() else Execution(dtype=dtype)
     base = pretrained.load(str(work / "pipeline"), dtype=dtype)
     wanted, programs = {}, {}
     for batch in batches:
@@ -53,8 +56,8 @@ def sampler(record, work: Path, size: Size, batches: list[int], options) -> None
                 continue
             name = f"sampler/b{batch}{way}"
             if _asked(record, name, options):
-                fields = {"dtype": dtype, "projections": "split", "norms": norms} | fields
-                wanted[name] = (batch, Execution(**fields), xla if _on_gpu() else {})
+                execution = dataclasses.replace(usual, **fields)
+                wanted[name] = (batch, execution, xla if _on_gpu() else {})
     with ThreadPoolExecutor(4) as pool:  # XLA compiles side by side
         for name, (batch, execution, xla) in wanted.items():
             work_of = (base, size, batch, execution, xla, options.samples)

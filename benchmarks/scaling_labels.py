@@ -157,9 +157,8 @@ def _start(number: int, size: str, bodies: Path | None) -> subprocess.Popen:
     own = visible[number] if len(visible) > number and visible[0] else str(number)
     share = str(PARTS["labels"][1] / 2)
     environ = os.environ | {"CUDA_VISIBLE_DEVICES": own, "XLA_PYTHON_CLIENT_MEM_FRACTION": share}
-    program = (
-        f"from benchmarks import scaling_labels as s; s.work({size!r}, {bodies and str(bodies)!r})"
-    )
+    arguments = f"{size!r}, {str(bodies or '')!r}"
+    program = f"from benchmarks import scaling_labels as s; s.work({arguments})"
     return subprocess.Popen(
         [sys.executable, "-c", program],
         cwd=ROOT,

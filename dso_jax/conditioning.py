@@ -51,10 +51,9 @@ def encode(
       progress: called with the number of images that have just finished.
     """
     pixels = _squares(images, config.image_size)
-    exact = jnp.dtype(dtype) != jnp.float32 or jnp.dtype(result) != jnp.bfloat16
-    rough = not exact and jax.default_backend() == "gpu"
-    precision = THREE_PARTS if rough else "highest"
-    apply = _compiled(config, jnp.dtype(dtype).name, jnp.dtype(result).name, precision)
+    types = jnp.dtype(dtype).name, jnp.dtype(result).name
+    rough = types == ("float32", "bfloat16") and jax.default_backend() == "gpu"
+    apply = _compiled(config, *types, THREE_PARTS if rough else "highest")
     copies = [params] if isinstance(params, dict) else params
     functions = [functools.partial(apply, one) for one in copies]
     return batches.run(functions, pixels, size=batch, groups=groups, progress=progress)

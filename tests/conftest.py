@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -35,6 +36,16 @@ def shared_data():
         pytest.skip(DATA_ABSENT + relative)
 
     return find
+
+
+@pytest.fixture
+def described_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels can be lowered by way of Triton without a GPU: it is said to be an H200."""
+    with contextlib.suppress(ImportError):  # since JAX 0.11 the lowering wants to know which GPU
+        from jax._src.pallas.triton import gpu_info  # pyright: ignore[reportAttributeAccessIssue]
+
+        h200 = gpu_info.get_gpu_info_from_version(gpu_info.GpuVersion.H200)
+        monkeypatch.setattr(gpu_info, "get_gpu_info", lambda: h200)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -115,8 +115,8 @@ def _generator(name: str, options: argparse.Namespace) -> tuple[Any, dict[str, A
     from dso_jax import pretrained
     from dso_jax.cli import adapters
     from dso_jax.generation.generate import BATCH
-    from dso_jax.generation.generator import Generator
-    from dso_jax.models import Execution, norm_kernels
+    from dso_jax.generation.generator import Generator, fast_execution
+    from dso_jax.models import Execution
     from weight_port import layouts
 
     devices = jax.local_devices()
@@ -135,21 +135,15 @@ def _generator(name: str, options: argparse.Namespace) -> tuple[Any, dict[str, A
         weights = found if found.is_file() else found / "adapter_model.safetensors"
         adapter = layouts.sha256(weights)
     _log.info("%d x %s, %s, %s", len(devices), devices[0].device_kind, name, dtype)
-    # On a GPU, TRELLIS's own type of the decoder, no product whose result is cut in three, and
-    # kernels of norms.
     fast = dtype == "bfloat16" and devices[0].platform == "gpu"
-    execution = Execution(dtype=dtype)
-    if fast:
-        ways = {"projections": "split", "norms": norm_kernels.choice()}
-        execution = dataclasses.replace(execution, **ways)
     generator = Generator.of(
         base,
         params,
         devices=devices,
         lora=lora,
         adapter=adapter,
-        execution=execution,
-        decoder_dtype="float16" if fast else "float32",
+        execution=fast_execution() if fast else Execution(dtype=dtype),
+        decoder_dtype="float16" if fast else "float32",  # on a GPU TRELLIS's own type
         batch=options.batch or (GPU_BATCH if devices[0].platform == "gpu" else BATCH),
     )
     return generator, {}

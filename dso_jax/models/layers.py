@@ -120,6 +120,14 @@ class Float32LayerNorm(nnx.LayerNorm):
         return super().__call__(x.astype(jnp.float32)).astype(x.dtype)
 
 
+def unit_heads(x: jax.Array, gamma: jax.Array) -> jax.Array:
+    """x / max(|x|, 1e-12) * gamma * sqrt(d) over the last axis, in fp32, in the type of x."""
+    x32 = x.astype(jnp.float32)
+    # rsqrt of the clamped square keeps the gradient finite at x = 0.
+    inverse = jax.lax.rsqrt(jnp.maximum(jnp.sum(x32**2, -1, keepdims=True), 1e-24))
+    return (x32 * inverse * gamma * x.shape[-1] ** 0.5).astype(x.dtype)
+
+
 def split_heads(x: jax.Array, parts: int, num_heads: int) -> list[jax.Array]:
     """(B,L,parts*H*d) -> parts arrays (B,L,H,d): rows of the fused linears are [q;k;v]."""
     split = x.reshape(*x.shape[:2], parts, num_heads, -1)

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from dso_jax.models import norm_kernels
 from dso_jax.models.attention import attend
 from dso_jax.models.config import Execution, LoRAConfig
-from dso_jax.models.layers import Linear, split_heads
+from dso_jax.models.layers import Linear, split_heads, unit_heads
 
 
 @jax.tree_util.register_dataclass
@@ -52,10 +52,7 @@ class MultiHeadRMSNorm(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         if self.kernel and norm_kernels.fits(x, *x.shape[2:]):
             return norm_kernels.rms_norm(x, self.gamma[...])
-        x32 = x.astype(jnp.float32)
-        # rsqrt of the clamped square keeps the gradient finite at x = 0.
-        inverse = jax.lax.rsqrt(jnp.maximum(jnp.sum(x32**2, -1, keepdims=True), 1e-24))
-        return (x32 * inverse * self.gamma[...] * x.shape[-1] ** 0.5).astype(x.dtype)
+        return unit_heads(x, self.gamma[...])
 
 
 class Sizes(NamedTuple):

@@ -1,7 +1,7 @@
 """The torso's norms as kernels of a GPU, by Pallas and Triton; for inference, without derivatives.
 
 XLA's own fusions of them run at a third to two thirds of the memory's speed. The arithmetic is that
-of `multihead.MultiHeadRMSNorm` and `layers.Float32LayerNorm`, step by step.
+of `multihead.MultiHeadRMSNorm`, the same function, and of `layers.Float32LayerNorm`, step by step.
 
 Shapes: B samples, L tokens, H heads, d head width, D width; a program takes a few tokens of a
 sample, with their whole width.
@@ -19,6 +19,8 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from dso_jax.models.layers import unit_heads
 
 # On an H200, 4 tokens of 1024 bf16 numbers by 4 warps: LayerNorm with its modulation of
 # (32,4096,1024) takes 150 us, and 204 us by XLA; the memory alone would take 128.
@@ -41,7 +43,7 @@ def fits(x: Array, *widths: int) -> bool:
 def rms_norm(
     x: Float[Array, "B L H d"], gamma: Float[Array, "H d"], *, interpret: bool = False
 ) -> Float[Array, "B L H d"]:
-    """x / max(|x|, 1e-12) * gamma * sqrt(d) a head, in fp32, rounded to the type of x.
+    """`layers.unit_heads`, in one pass over memory.
 
     Args:
       x: H and d as `fits` wants them.
@@ -51,8 +53,7 @@ def rms_norm(
 
     def kernel(x_ref: Any, gamma_ref: Any, out_ref: Any) -> None:
         x32 = x_ref[...].astype(jnp.float32).reshape(-1, heads, width)
-        inverse = jax.lax.rsqrt(jnp.maximum(jnp.sum(x32 * x32, -1, keepdims=True), 1e-24))
-        out = x32 * inverse * gamma_ref[...].reshape(1, heads, width) * width**0.5
+        out = unit_heads(x32, gamma_ref[...].reshape(1, heads, width))
         out_ref[...] = out.astype(x.dtype).reshape(out_ref.shape)
 
     # Loaded as whole rows: as (H, d), every head would be a run of memory of its own.

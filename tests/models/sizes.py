@@ -1,10 +1,14 @@
-"""Small model sizes that together take every branch of the published configurations."""
+"""Small models that together take every branch of the published configurations."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 
-from dso_jax.models import DecoderConfig, DINOv2Config, EncoderConfig, FlowConfig
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dso_jax.models import DecoderConfig, DINOv2Config, EncoderConfig, FlowConfig, init_flow
 
 # Widths 20 and 40 are not divisible by 6, so the positional embedding has a zero tail.
 FLOWS = {
@@ -110,3 +114,12 @@ def arguments(config: FlowConfig | DecoderConfig | EncoderConfig | DINOv2Config)
     for ours_alone in ("pe_mode", "norm_type"):  # the reference has one choice of each
         ours.pop(ours_alone, None)
     return ours
+
+
+def random_params(config: FlowConfig) -> dict:
+    """Random in every leaf: the initialisation has layers of zeros, which hide faults."""
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda: init_flow(config, jax.random.key(0)))
+    return jax.tree.map(
+        lambda s: jnp.float32(rng.normal(size=s.shape) * s.shape[-1] ** -0.5), shapes
+    )

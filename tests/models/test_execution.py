@@ -25,20 +25,12 @@ from dso_jax.models.structure_vae import init_decoder
 from dso_jax.sampler import SamplerConfig, sample
 from dso_jax.training import flops
 from tests.models.comparison import FAST_COMPILE, FORWARD, TRAJECTORY, difference
+from tests.models.sizes import random_params
 
 CONFIG = FlowConfig(resolution=4, model_channels=24, cond_channels=12, num_blocks=3, num_heads=2)
 LORA = LoRAConfig(rank=2, alpha=3.0)
 # A torso in bf16 has a relative step of 8e-3 and adds some of them over a few layers.
 HALF = 5e-2
-
-
-def random_params(config):
-    """Random in every leaf: the initialisation has layers of zeros, which hide faults."""
-    rng = np.random.default_rng(0)
-    shapes = jax.eval_shape(lambda: init_flow(config, jax.random.key(0)))
-    return jax.tree.map(
-        lambda s: jnp.float32(rng.normal(size=s.shape) * s.shape[-1] ** -0.5), shapes
-    )
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from dso_jax.models import FlowConfig, apply_flow, flow_context, init_flow, norm
 from dso_jax.models.layers import Float32LayerNorm
 from dso_jax.models.multihead import MultiHeadRMSNorm
 from tests.models.comparison import FORWARD, difference
+from tests.models.sizes import random_params
 
 # The same operations in fp32, but for the order of a sum of 64.
 ROUNDING = 1e-6
@@ -85,8 +85,6 @@ CONFIG = FlowConfig(
 
 def flow(config: FlowConfig, **choices) -> jax.Array:
     """Velocities of four samples of two images, and of two without a condition."""
-    shapes = jax.eval_shape(lambda: init_flow(config, jax.random.key(0)))
-    params = jax.tree.map(lambda s: numbers(s.shape) * s.shape[-1] ** -0.5, shapes)
     x, cond = numbers((6, 8, 2, 2, 2), seed=3), numbers((2, 5, 12), seed=4)
 
     @jax.jit
@@ -94,7 +92,7 @@ def flow(config: FlowConfig, **choices) -> jax.Array:
         context = flow_context(config, params, cond, **choices).with_unconditional(2)
         return apply_flow(config, params, x, jnp.linspace(0.1, 0.9, 6), context, **choices)
 
-    return run(params)
+    return run(random_params(config))
 
 
 @pytest.fixture
@@ -131,13 +129,9 @@ def test_other_widths_are_left_to_xla(launched):
 
 
 @pytest.mark.filterwarnings("ignore:The Pallas Triton backend:DeprecationWarning")
-def test_can_be_lowered_for_a_gpu(monkeypatch):
+@pytest.mark.usefixtures("described_gpu")
+def test_can_be_lowered_for_a_gpu():
     """In a flow of the true width; no GPU is asked."""
-    with contextlib.suppress(ImportError):  # since JAX 0.11 the lowering wants to know which GPU
-        from jax._src.pallas.triton import gpu_info  # pyright: ignore[reportAttributeAccessIssue]
-
-        h200 = gpu_info.get_gpu_info_from_version(gpu_info.GpuVersion.H200)
-        monkeypatch.setattr(gpu_info, "get_gpu_info", lambda: h200)
     config = FlowConfig(num_blocks=1)
     params = jax.eval_shape(lambda: init_flow(config, jax.random.key(0)))
     shapes = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 from typing import Any
@@ -53,13 +52,9 @@ def test_is_the_same_step(rule):
 
 @pytest.mark.parametrize("rule", ["c4", "skin"])
 @pytest.mark.filterwarnings("ignore:The Pallas Triton backend:DeprecationWarning")
-def test_can_be_lowered_for_a_gpu(rule, monkeypatch):
+@pytest.mark.usefixtures("described_gpu")
+def test_can_be_lowered_for_a_gpu(rule):
     """Every operation in it is one that Triton's language has; no GPU is asked."""
-    with contextlib.suppress(ImportError):  # since JAX 0.11 the lowering wants to know which GPU
-        from jax._src.pallas.triton import gpu_info  # pyright: ignore[reportAttributeAccessIssue]
-
-        h200 = gpu_info.get_gpu_info_from_version(gpu_info.GpuVersion.H200)
-        monkeypatch.setattr(gpu_info, "get_gpu_info", lambda: h200)
     protocol = dataclasses.replace(shapes.EVAL, contact=rule)
     body = world.simulation_body(shapes.leaning(0.5), protocol)
     shaped = lambda leaf: jax.ShapeDtypeStruct((64, *leaf.shape[1:]), leaf.dtype)  # noqa: E731
