@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
 from collections.abc import Iterator
@@ -12,7 +11,8 @@ import numpy as np
 
 from benchmarks.agreement_score import PROTOCOL, share
 from benchmarks.agreement_sets import MeshSet
-from sim_mjx import RigidBody, concatenate, drop, referee
+from sim_mjx import RigidBody, drop, referee
+from sim_mjx.packed import by_layout
 from sim_mjx.perturb import Drop, Perturbation, survivals
 from sim_mjx.prepare import prepare
 
@@ -64,14 +64,10 @@ def jittered(bodies: RigidBody, protocol, **options):
 
 def _groups(meshes: MeshSet, workers: int | None) -> Iterator[tuple[RigidBody, list[str]]]:
     """Bodies of every n-th mesh by bucket, with the names that their starts depend on."""
-    groups = collections.defaultdict(list)
     paths = meshes.paths[:: -(-len(meshes) // OBJECTS)]
-    for item in prepare(paths, PROTOCOL, workers=workers):
-        if item.body is not None:
-            table = item.body.polygons
-            groups[item.body.points.shape, table and table.window].append(item)
-    for items in groups.values():
-        yield concatenate([item.body for item in items]), [item.sha256 for item in items]
+    items = list(prepare(paths, PROTOCOL, workers=workers))
+    for members, bodies in by_layout(item.packed for item in items):
+        yield bodies, [items[i].sha256 for i in members]
 
 
 def _stood(groups, theta: float, starts: int, engine: Drop) -> np.ndarray:

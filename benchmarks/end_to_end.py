@@ -24,6 +24,7 @@ import struct
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from sim_mjx import Protocol, job  # noqa: E402
 from sim_mjx.engines import resolve  # noqa: E402
 from sim_mjx.label import expand_paths  # noqa: E402
 from sim_mjx.meshes import load_mesh  # noqa: E402
+from sim_mjx.packed import by_layout  # noqa: E402
 from sim_mjx.plan import make_plan  # noqa: E402
 from sim_mjx.prepare import prepare  # noqa: E402
 from sim_mjx.sizes import cores  # noqa: E402
@@ -50,9 +52,7 @@ INWARD = 1e-4  # of the way to the middle
 def make_files(folder: Path, count: int, bodies: Path | None = None) -> list[Path]:
     """That many GLBs, those that are missing."""
     folder.mkdir(parents=True, exist_ok=True)
-    sources = [(path, None) for path in sorted(real_bodies.COMMITTED.glob("*.obj"))]
-    if bodies is not None:
-        sources = [(bodies, row) for row in range(len(_hulls(bodies)))]
+    sources = _sources(bodies)
     paths = [folder / f"{k:06d}.glb" for k in range(count)]
     work: dict[tuple[Path, int | None], list[tuple[int, Path]]] = {}
     for k, path in enumerate(paths):
@@ -62,6 +62,12 @@ def make_files(folder: Path, count: int, bodies: Path | None = None) -> list[Pat
     with concurrent.futures.ProcessPoolExecutor(cores(), context) as pool:
         list(pool.map(_make, *zip(*work, strict=True), work.values()) if work else [])
     return paths
+
+
+def _sources(bodies: Path | None) -> Sequence[tuple[Path, int | None]]:
+    if bodies is None:
+        return [(path, None) for path in sorted(real_bodies.COMMITTED.glob("*.obj"))]
+    return [(bodies, row) for row in range(len(_hulls(bodies)))]
 
 
 @functools.cache
@@ -174,17 +180,15 @@ def _usage() -> tuple[float, float]:
 def prepared(paths: list[Path], cache: Path | None) -> dict[str, Any]:
     """Bodies alone, no engine."""
     before, began = _usage(), time.perf_counter()
-    hulls = [
-        item.body.points.shape[1]
-        for item in prepare(paths, Protocol(), cache=cache)
-        if item.body is not None
-    ]
+    made = [item.packed for item in prepare(paths, Protocol(), cache=cache)]
     seconds = time.perf_counter() - began
     own, children = (1e3 * (b - a) / len(paths) for a, b in zip(before, _usage(), strict=True))
     return {
         "files": len(paths),
-        "bodies": len(hulls),
-        "buckets": {str(k): int((np.array(hulls) == k).sum()) for k in sorted(set(hulls))},
+        "bodies": sum(body is not None for body in made),
+        "buckets": {
+            str(bodies.points.shape[1]): len(members) for members, bodies in by_layout(made)
+        },
         "seconds": seconds,
         "files_per_second": len(paths) / seconds,
         "cpu_ms_a_file_in_this_process": own,
@@ -230,8 +234,7 @@ def main() -> int:
         paths = expand_paths([str(folder)])[: options.files]
         more, cache = _by_more_names(paths, options.cached), Path(temporary) / "cache"
         one = lambda *a, **k: lambda: label(*a, **k)  # noqa: E731
-        # Compiles: each source's bucket is among the first files.
-        one(paths[:24], "mjx", None)()
+        one(paths[: len(_sources(options.bodies))], "mjx", None)()  # compiles for every bucket
         prepared(paths, cache)
         one(paths[:256], "mujoco", cache)()  # starts the processes
         run = [

@@ -160,12 +160,13 @@ def run(planted: list[tuple[Path, str, str]], workers: int | None, cache: Path |
     for row, (path, fault, reason) in zip(rows, planted, strict=True):
         outcome.rows += 1
         outcome.reasons[row.reason] += 1
-        if row.path != path or row.reason != reason or (row.body is None) != bool(reason):
+        body = row.body
+        if row.path != path or row.reason != reason or (body is None) != bool(reason):
             outcome.wrong.append(f"{path} ({fault or 'good'}): {row.reason!r}, not {reason!r}")
-        if row.body is not None:
+        if body is not None:
             outcome.bodies += 1
-            outcome.fallbacks += row.body.provenance[0].fallback is not None
-            if not finite(row.body):
+            outcome.fallbacks += body.provenance[0].fallback is not None
+            if not finite(body):
                 outcome.wrong.append(f"{path}: a body that is not finite")
     outcome.seconds = time.perf_counter() - began
     return outcome

@@ -19,7 +19,6 @@ import dataclasses
 import functools
 import importlib.util
 import json
-import os
 import re
 import signal
 import sys
@@ -310,7 +309,7 @@ def about() -> dict[str, Any]:
         "command": " ".join(["python", *sys.argv]),
         "device": device.device_kind,
         "devices": jax.local_device_count(),
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "python": sys.version.split()[0],
         "jax": jax.__version__,
     }

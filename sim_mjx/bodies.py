@@ -155,27 +155,27 @@ def concatenate(batches: Sequence[RigidBody]) -> RigidBody:
     return _map(lambda *leaves: np.concatenate(leaves), *batches, provenance=provenance)
 
 
-_ARRAYS = ("points", "mass", "com", "inertia", "inertia_quat")
-_POLYGON_ARRAYS = ("start", "count", "normals", "contacts")
+ARRAYS = ("points", "mass", "com", "inertia", "inertia_quat")
+POLYGON_ARRAYS = ("start", "count", "normals", "contacts")
 
 
 def _map(function: Callable, first: RigidBody, *others: RigidBody, provenance) -> RigidBody:
     """`first` with `function` applied to its arrays and those of `others` of the same bucket."""
     # Not jax.tree.map: the processes that prepare bodies do without JAX.
     batches = (first, *others)
-    changed = {n: function(*(getattr(b, n) for b in batches)) for n in _ARRAYS}
+    changed = {n: function(*(getattr(b, n) for b in batches)) for n in ARRAYS}
     polygons = first.polygons
     if polygons is not None:
         tables = [b.polygons for b in batches]
-        new = {n: function(*(getattr(t, n) for t in tables)) for n in _POLYGON_ARRAYS}
+        new = {n: function(*(getattr(t, n) for t in tables)) for n in POLYGON_ARRAYS}
         polygons = dataclasses.replace(polygons, **new)
     return dataclasses.replace(first, **changed, polygons=polygons, provenance=provenance)
 
 
 def _shape_bucket(body: RigidBody) -> tuple:
     """What two batches must share to be joined."""
-    shapes = tuple(getattr(body, name).shape[1:] for name in _ARRAYS)
+    shapes = tuple(getattr(body, name).shape[1:] for name in ARRAYS)
     table = body.polygons
     if table is None:
         return shapes
-    return (*shapes, table.window, *(getattr(table, n).shape[1:] for n in _POLYGON_ARRAYS))
+    return (*shapes, table.window, *(getattr(table, n).shape[1:] for n in POLYGON_ARRAYS))

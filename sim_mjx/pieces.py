@@ -6,7 +6,6 @@ import dataclasses
 import threading
 from collections.abc import Iterator, Sequence
 
-from sim_mjx.perturb import body_bytes
 from sim_mjx.plan import Plan
 from sim_mjx.prepare import Prepared
 from sim_mjx.task import Progress
@@ -28,7 +27,7 @@ class Piece:
 
     def without_bodies(self) -> Piece:
         """The same files, once their bodies have been put together elsewhere."""
-        items = [dataclasses.replace(item, body=None) for item in self.items]
+        items = [dataclasses.replace(item, packed=None) for item in self.items]
         return dataclasses.replace(self, items=items)
 
 
@@ -58,7 +57,7 @@ def pieces(
             report("read", 1)
             items.append(item)
             left -= 1
-            held += 0 if item.body is None else body_bytes(item.body)
+            held += 0 if item.packed is None else len(item.packed.row)
             if held > PIECE_BYTES or not left:
                 yield Piece(block, number, items, last=not left)
                 items, held, number = [], 0, number + 1

@@ -17,6 +17,7 @@ from collections.abc import Callable, Generator, Iterable
 
 from sim_mjx.bodies import RigidBody
 from sim_mjx.cache import CacheError, check_folder
+from sim_mjx.packed import PackedBody, unpack
 from sim_mjx.prepare_one import FileWork, Made, Preparer
 from sim_mjx.protocol import Protocol
 from sim_mjx.worker import Failure, WorkerError
@@ -35,7 +36,7 @@ class Prepared:
         index: position among the paths.
         path: the file.
         sha256: digest of its bytes, empty if they could not be read.
-        body: a batch of one, or None.
+        packed: the body, as it waits; None if there is none.
         reason: why there is no body: a `BodyError` code, `unreadable`, `crashed` or `timeout`;
             empty where there is one.
         message: one line for people, empty where there is a body.
@@ -44,9 +45,14 @@ class Prepared:
     index: int
     path: pathlib.Path
     sha256: str
-    body: RigidBody | None
+    packed: PackedBody | None
     reason: str
     message: str
+
+    @property
+    def body(self) -> RigidBody | None:
+        """A batch of one, made whenever it is asked for, or None."""
+        return None if self.packed is None else unpack([self.packed])
 
 
 def prepare(

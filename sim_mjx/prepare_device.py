@@ -13,8 +13,8 @@ import os
 from collections.abc import Generator, Iterable, Iterator
 from typing import Any
 
-from sim_mjx.bodies import RigidBody
 from sim_mjx.device_bodies import MAX_POINTS, bodies_on_device
+from sim_mjx.packed import PackedBody, pack
 from sim_mjx.prepare import Limits, Prepared, work_on_files
 from sim_mjx.prepare_one import Preparer
 from sim_mjx.protocol import Protocol
@@ -54,9 +54,9 @@ def prepare_on_device(
         start = 0
         while window := _window(rows):
             surfaces = [surface for _, (_, surface, _, _) in window if surface is not None]
-            made: dict[int, RigidBody] = {}
+            made: dict[int, PackedBody] = {}
             for index, bodies in bodies_on_device(surfaces, protocol, max_points=max_points):
-                made.update({i: bodies[k] for k, i in enumerate(index)})
+                made.update({i: pack(bodies[k]) for k, i in enumerate(index)})
             order = itertools.count()
             for offset, (path, (digest, surface, reason, message)) in enumerate(window):
                 entry = (digest, None, reason, message)

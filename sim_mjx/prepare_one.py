@@ -19,6 +19,7 @@ from sim_mjx import mesh_files, meshes
 from sim_mjx.bodies import BodyError, RigidBody
 from sim_mjx.cache import BodyCache
 from sim_mjx.margin import with_margin
+from sim_mjx.packed import PackedBody, pack
 from sim_mjx.protocol import Protocol
 
 Made = TypeVar("Made")
@@ -54,20 +55,20 @@ class FileWork(abc.ABC, Generic[Made]):
         return digest, made, "", ""
 
 
-class Preparer(FileWork[RigidBody]):
+class Preparer(FileWork[PackedBody]):
     """Makes the bodies of files under one protocol."""
 
     def __init__(self, protocol: Protocol, cache: pathlib.Path | None = None):
         self._protocol = protocol
         self._cache = None if cache is None else BodyCache(cache, protocol)
 
-    def make(self, path: pathlib.Path, data: bytes, digest: str) -> RigidBody:
+    def make(self, path: pathlib.Path, data: bytes, digest: str) -> PackedBody:
         """A body, from the cache if it is there."""
         kind = mesh_files.kind_of(path)
         cache = self._cache if mesh_files.is_whole(kind, data) else None
         kept = cache.load(kind, digest, str(path)) if cache else None
         if isinstance(kept, RigidBody):
-            return with_margin(kept)
+            return pack(with_margin(kept))
         if kept is not None:
             reason, message = kept
             raise BodyError(reason, message)
@@ -80,7 +81,7 @@ class Preparer(FileWork[RigidBody]):
             raise
         if cache:
             cache.store(kind, digest, str(path), body)
-        return body
+        return pack(body)
 
 
 def send(stream: BinaryIO, message: bytes) -> None:

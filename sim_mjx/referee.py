@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import pickle
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 
 import numpy as np
@@ -27,15 +28,16 @@ from sim_mjx.sizes import cores
 from sim_mjx.worker import Failure, IdleWorkers
 from sim_mjx.worker_pool import Limits, WorkerPool
 
-# Fewer objects than this are dropped here. Starting a process takes as long as dropping fifty, or
-# seven that never rest, and whoever asks about a few meshes may not ask again.
-_FEW, _FEW_WITHOUT_WORKERS = 8, 25
+# So many objects are dropped here before any process is started: that takes as long as dropping
+# fifty, or seven that never rest, and whoever asks about a few meshes may not ask again.
+_FEW = 25
 # One at work and one before it: a third would wait behind an object that rolls to the end.
 _SENT = 2
 # Only against what never ends: C simulates ten seconds of a body in a twentieth of a second, and a
 # protocol may well ask for a day.
 _LIMITS = Limits(seconds=3600.0)
 _idle = IdleWorkers()
+_lock, _dropped = threading.Lock(), 0  # objects that were dropped here for being few
 _log = logging.getLogger(__name__)
 
 
@@ -55,8 +57,8 @@ def drop(
         bodies: any number of objects.
         protocol: what is simulated; solver iterations and contact rule stay MuJoCo's own.
         reasons: per object None, or why it is invalid already.
-        workers: processes; None takes one a core, or none for a few objects. 0 works in this
-            process.
+        workers: processes; None takes one a core, but none for the first few objects. 0 works in
+            this process.
         progress: called with 1 for each finished object, in order.
 
     Returns:
@@ -72,7 +74,7 @@ def drop(
     steps, at_rest = np.zeros(count, np.int64), np.zeros(count, bool)
     todo = [i for i in range(count) if why[i] is None]
     if workers is None:
-        workers = 0 if len(todo) < (_FEW if _idle else _FEW_WITHOUT_WORKERS) else cores()
+        workers = min(cores(), len(todo)) if _idle or not _are_few(len(todo)) else 0
     with contextlib.closing(_ends(place(bodies, protocol, todo), protocol, workers)) as ends:
         for i, end in zip(todo, ends, strict=True):
             if isinstance(end, str):
@@ -82,6 +84,16 @@ def drop(
             if progress is not None:
                 progress(1)
     return Rest.from_states(pose[:, :3], pose[:, 3:], steps, at_rest, why)
+
+
+def _are_few(count: int) -> bool:
+    """Whether so many more are better dropped here; counts them if so."""
+    global _dropped
+    with _lock:
+        if _dropped + count >= _FEW:
+            return False
+        _dropped += count
+        return True
 
 
 def place(

@@ -6,7 +6,6 @@ engine, `fill` and `table` use the processor.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import math
 import threading
@@ -17,8 +16,9 @@ import numpy as np
 import pyarrow as pa
 
 from sim_mjx import margin
-from sim_mjx.bodies import RigidBody, concatenate
+from sim_mjx.bodies import RigidBody
 from sim_mjx.calls import CallStream
+from sim_mjx.packed import by_layout
 from sim_mjx.perturb import Starts, body_bytes
 from sim_mjx.prepare import Prepared
 from sim_mjx.readjudicate import readjudicate
@@ -62,14 +62,8 @@ class Group:
 
 def groups(block: Sequence[Prepared], task: Task) -> list[Group]:
     """The bodies of a block by shape bucket."""
-    buckets: dict[Any, list[int]] = collections.defaultdict(list)
-    for i, item in enumerate(block):
-        if item.body is not None:
-            table = item.body.polygons
-            buckets[item.body.points.shape, table and table.window].append(i)
     made = []
-    for members in buckets.values():
-        bodies = concatenate([body for i in members if (body := block[i].body) is not None])
+    for members, bodies in by_layout(item.packed for item in block):
         group = Group(members, bodies, None)
         if task.perturbation is not None:
             keys = [block[i].sha256 for i in members]

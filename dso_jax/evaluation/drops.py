@@ -5,7 +5,6 @@ Legend: B bodies of one shape bucket, N objects.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,8 +15,9 @@ from jaxtyping import Float
 from dso_jax.evaluation.labels import SURVIVAL
 from dso_jax.evaluation.parts import Columns
 from sim_mjx import margin, perturb
-from sim_mjx.bodies import RigidBody, concatenate
+from sim_mjx.bodies import RigidBody
 from sim_mjx.engines import Engine
+from sim_mjx.packed import by_layout
 from sim_mjx.perturb import Perturbation
 from sim_mjx.prepare import Prepared
 from sim_mjx.protocol import Protocol
@@ -81,19 +81,9 @@ class Bucket:
 
 def buckets(prepared: Sequence[Prepared]) -> list[Bucket]:
     """Prepared files by shape; those without a body are left out."""
-    found: dict[Any, list[Prepared]] = collections.defaultdict(list)
-    start = prepared[0].index if prepared else 0
-    for one in prepared:
-        if one.body is not None:
-            table = one.body.polygons
-            found[one.body.points.shape, table and table.window].append(one)
     return [
-        Bucket(
-            [one.index - start for one in group],
-            concatenate([one.body for one in group if one.body is not None]),
-            [one.sha256 for one in group],
-        )
-        for group in found.values()
+        Bucket(members, bodies, [prepared[i].sha256 for i in members])
+        for members, bodies in by_layout(one.packed for one in prepared)
     ]
 
 

@@ -60,7 +60,7 @@ class Bench:
                 prepared = list(rows)
             columns = drops.drop(len(part), drops.buckets(prepared), task, tell)
             for row, one in enumerate(prepared):
-                if one.body is None:
+                if one.packed is None:
                     columns["reason"][row] = one.reason
                     tell(task.each)
             return columns

@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks import garbage, garbage_job
 from sim_mjx import Protocol, plan
+from sim_mjx.packed import unpack
 from sim_mjx.prepare_one import Preparer
 from sim_mjx.task import SCHEMA
 
@@ -47,11 +48,11 @@ def test_spoiled_files_give_a_sound_body_or_a_reason(mode, tmp_path):
         source = rng.choice(files)
         path = tmp_path / f"spoiled{source.suffix}"
         path.write_bytes(spoiled(source.read_bytes(), rng))
-        _, body, reason, _ = work(path)
+        _, packed, reason, _ = work(path)
         assert reason in REASONS
-        if body is not None:
+        if packed is not None:
             bodies += 1
-            assert garbage.finite(body)
+            assert garbage.finite(unpack([packed]))
     assert 0 < bodies < 100
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sim_mjx import concatenate, engines, referee, referee_one, rows
+from sim_mjx.packed import pack
 from sim_mjx.prepare import Prepared
 from sim_mjx.readjudicate import close_calls, readjudicate
 from sim_mjx.rest import Rest
@@ -84,7 +85,7 @@ def labelled(bodies, rest: Rest, adjudicate: bool, exact: bool = False) -> list[
     call = functools.partial(lambda rest, *arguments, progress: rest, rest)
     engine = engines.Engine("fixed", "1", "cpu", 8, exact, call)
     made = Task(shapes.EVAL, engine, adjudicate)
-    block = [Prepared(i, shapes.DATA, "ab", bodies[i], "", "") for i in range(len(bodies))]
+    block = [Prepared(i, shapes.DATA, "ab", pack(bodies[i]), "", "") for i in range(len(bodies))]
     silent = lambda stage, count: None  # noqa: E731
     return rows.rows(block, rows.simulate(block, made, silent), made, silent).to_pylist()
 
