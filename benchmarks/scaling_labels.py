@@ -3,8 +3,8 @@
 The bodies of --bodies, or of the committed meshes, each start turned a little, are put in block by
 block until so many have been dropped: by one stream over the devices, as `dso label` does it
 (`stream`, with as many labels in all or on each device); and by a process for each device
-(`processes`), as `dso label --shard I/N` can be run: one of them alone, then two and four at the
-same time.
+(`processes`), as `dso label --shard I/N` can be run, each on its part of the cores: one of them
+alone, then two and four at the same time.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main(folder: Path, size: str, bodies: Path | None = None) -> None:
     workers: list[subprocess.Popen] = []
     with turn.beside_others():
         if any(f"processes/{n}" not in results.cases for n in (1, 2, 4) if n <= count):
-            workers = [_start(number, size, bodies) for number in range(count)]
+            workers = [_start(number, count, size, bodies) for number in range(count)]
         blocks = make_blocks(size, bodies)
         sets = [devices[:n] for n in (1, 2, 4) if n <= count]
         start = time.perf_counter()
@@ -151,14 +151,17 @@ def drop(blocks: list[list[RigidBody]], total: int, devices: Sequence[Any]) -> d
     }
 
 
-def _start(number: int, size: str, bodies: Path | None) -> subprocess.Popen:
+def _start(number: int, count: int, size: str, bodies: Path | None) -> subprocess.Popen:
     """A process that has one device, says when it is ready, and waits for a number of blocks."""
+    every = sorted(os.sched_getaffinity(0))
+    cores = every[number * len(every) // count :][: max(1, len(every) // count)]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     own = visible[number] if len(visible) > number and visible[0] else str(number)
     share = str(PARTS["labels"][1] / 2)
     environ = os.environ | {"CUDA_VISIBLE_DEVICES": own, "XLA_PYTHON_CLIENT_MEM_FRACTION": share}
     arguments = f"{size!r}, {str(bodies or '')!r}"
-    program = f"from benchmarks import scaling_labels as s; s.work({arguments})"
+    program = f"import os; os.sched_setaffinity(0, {cores}); "  # before JAX counts them
+    program += f"from benchmarks import scaling_labels as s; s.work({arguments})"
     return subprocess.Popen(
         [sys.executable, "-c", program],
         cwd=ROOT,
@@ -198,5 +201,8 @@ def _together(workers: list[subprocess.Popen], each: int) -> dict[str, Any]:
         "labels": labels,
         "seconds": seconds,
         "labels_per_s": labels / seconds,
-        "labels_per_s_each": [answer["labels_per_s"] for answer in told],
+        **{
+            f"{figure}_each": [answer[figure] for answer in told]
+            for figure in ("labels_per_s", "seconds_to_99_percent", "cores_busy")
+        },
     }
