@@ -33,6 +33,7 @@ THETA = 0.05  # radians
 BLOCK = {"full": 8192, "small": 24}  # bodies that are put in together, as a job does
 UNIQUE = 4  # blocks
 USUAL = 76  # blocks: twice the 312,000 labels of DSO's dataset, unless
+PILOT = {"full": 16, "small": 4}  # blocks that tell the rate
 SECONDS = {"full": (4.0, 12.0), "small": (0.2, 0.4)}  # one device would have less or more to do
 TAIL = 0.99
 PROTOCOL = Protocol()
@@ -76,8 +77,8 @@ def _cases(
     results: Results, blocks: list[list[RigidBody]], devices: list, workers: list, size: str
 ) -> None:
     count = len(devices)
-    results.run("pilot", lambda: drop(blocks, 4, devices[:1]))
-    rate = results.cases.get("pilot", {}).get("labels_per_s", 0.0)
+    results.run("pilot", lambda: drop(blocks, PILOT[size], devices[:1]))
+    rate = results.cases.get("pilot", {}).get("labels_per_s_to_99_percent", 0.0)
     least, most = (round(seconds * rate / BLOCK[size]) for seconds in SECONDS[size])
     each = -(-min(max(USUAL, least), max(most, count)) // count) * count
     results.run("stream/1", lambda: drop(blocks, each, devices[:1]))

@@ -6,9 +6,10 @@ Legend: S slots, B bodies of a batch, R rows of a packet.
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -77,9 +78,9 @@ class Waiting:
             self.count += len(rows)
 
     def take(self, most: int) -> list[tuple[Batch, np.ndarray]]:
-        """The next rows, at most so many in all."""
-        taken = []
-        while most > 0 and self._parts:
+        """The next rows, at most so many in all; of one batch if that has half as many."""
+        taken, enough = [], most // 2
+        while most > enough and self._parts:
             batch, rows = self._parts.popleft()
             if len(rows) > most:
                 self._parts.appendleft((batch, rows[most:]))
@@ -95,14 +96,16 @@ class _Packet:
     """R rows on the device.
 
     Attributes:
-        rows: the numbers.
+        rows: the numbers, which may still be on their way.
         owner, row: of each body its batch, by the lane's number, and its row there.
+        begin: where the bodies begin among the rows.
         first: bodies before this one have a slot.
     """
 
-    rows: world.Body
+    rows: concurrent.futures.Future[world.Body]
     owner: Int[np.ndarray, " n"]
     row: Int[np.ndarray, " n"]
+    begin: int
     first: int = 0
 
     @property
@@ -111,11 +114,23 @@ class _Packet:
         return len(self.owner) - self.first
 
 
+_Rows = tuple[world.Body, Int[np.ndarray, " n"]]  # bodies of a batch, and which of them
+
+
 class _Turn(NamedTuple):
     """One check that the device was told to do, and what it will say of it."""
 
     inserted: list[tuple[_Packet, Any]]  # the slot of each row
     outcome: Outcome
+
+
+class AtOnce(concurrent.futures.Executor):
+    """Does what it is given in the caller's thread."""
+
+    def submit(self, fn: Callable, /, *args: Any, **kwargs: Any) -> concurrent.futures.Future:
+        done: concurrent.futures.Future = concurrent.futures.Future()
+        done.set_result(fn(*args, **kwargs))
+        return done
 
 
 class Lane:
@@ -128,10 +143,13 @@ class Lane:
         programs: of its shape.
         slots: of the pool.
         rows: of a packet.
+        sender: where bodies are put together and sent, beside the lane's own thread.
     """
 
-    def __init__(self, programs: Programs, slots: int, rows: int):
-        self.rows, self._slots = rows, slots
+    def __init__(
+        self, programs: Programs, slots: int, rows: int, sender: concurrent.futures.Executor
+    ):
+        self.rows, self._slots, self._sender = rows, slots, sender
         self._programs, self._pool = programs, None
         # Of each slot the number of the batch and the body's row there; of each number the batch.
         self._owner, self._row = np.zeros(slots, np.int64), np.zeros(slots, np.int64)
@@ -170,24 +188,27 @@ class Lane:
         return max(0, free) + len(self._turns) * self._ended
 
     def upload(self, parts: list[tuple[Batch, np.ndarray]]) -> None:
-        """Sends at most R bodies to the device."""
+        """Sends at most R bodies to the device; does not wait."""
         numbers = [next(self._number) for _ in parts]
         for number, (batch, rows) in zip(numbers, parts, strict=True):
             self._batches[number], self._inside[number] = batch, len(rows)
         owner = np.repeat(numbers, [len(rows) for _, rows in parts])
         row = np.concatenate([rows for _, rows in parts])
-        sent = self._programs.upload(_gathered(parts, self.rows))
-        self._ready.append(_Packet(sent, owner, row))
+        bodies = [(batch.body, rows) for batch, rows in parts if batch.body is not None]
+        begin = _window(bodies, self.rows)
+        sent = self._sender.submit(_send, self._programs, bodies, self.rows, begin)
+        self._ready.append(_Packet(sent, owner, row, begin or 0))
 
     def advance(self) -> None:
         """Orders the steps up to the next check, with new bodies in free slots; does not wait."""
         inserted, wanted = [], self.wanted
         while self._ready and wanted > 0:
             packet = self._ready.popleft()
+            bodies = packet.rows.result()
             if self._pool is None:
-                self._pool = self._programs.empty(packet.rows)
-            ends = np.array([packet.first, len(packet.owner)], np.int32)
-            self._pool, slot = self._programs.insert(self._pool, packet.rows, ends)
+                self._pool = self._programs.empty(bodies)
+            ends = packet.begin + np.array([packet.first, len(packet.owner)], np.int32)
+            self._pool, slot = self._programs.insert(self._pool, bodies, ends)
             inserted.append((packet, slot))
             wanted -= packet.left
         assert self._pool is not None, "a turn without any body"
@@ -226,21 +247,32 @@ class Lane:
 
     def _seat(self, packet: _Packet, slots: Int[np.ndarray, " R"]) -> None:
         rows = np.flatnonzero(slots >= 0)
-        self._owner[slots[rows]], self._row[slots[rows]] = packet.owner[rows], packet.row[rows]
+        body, slots = rows - packet.begin, slots[rows]
+        self._owner[slots], self._row[slots] = packet.owner[body], packet.row[body]
         self._seated += len(rows)
         packet.first += len(rows)
 
 
-def _gathered(parts: list[tuple[Batch, np.ndarray]], count: int) -> world.Body:
-    """Rows of batches, filled up to R; a whole run of one batch is not copied."""
-    batch, rows = parts[0]
-    if len(rows) == count and rows[-1] - rows[0] == count - 1:
-        return jax.tree.map(lambda leaf: leaf[rows[0] : rows[0] + count], batch.body)
-    leaves, structure = jax.tree.flatten(batch.body)
+def _window(parts: Sequence[_Rows], count: int) -> int | None:
+    """Where bodies begin within R neighbours of their batch; None if there are no such rows."""
+    body, rows = parts[0]
+    size = len(body.mass)
+    if len(parts) > 1 or size < count or rows[-1] - rows[0] != len(rows) - 1:
+        return None
+    return int(rows[0] - min(rows[0], size - count))
+
+
+def _send(programs: Programs, parts: Sequence[_Rows], count: int, begin: int | None) -> world.Body:
+    """Bodies to the device: from where they are, or put together and filled up to R."""
+    body, rows = parts[0]
+    if begin is not None:
+        first = rows[0] - begin
+        return programs.upload(jax.tree.map(lambda leaf: leaf[first : first + count], body))
+    leaves, structure = jax.tree.flatten(body)
     leaves = [np.zeros((count, *leaf.shape[1:]), leaf.dtype) for leaf in leaves]
-    begin = 0
-    for batch, rows in parts:
-        for leaf, source in zip(leaves, jax.tree.leaves(batch.body), strict=True):
-            leaf[begin : begin + len(rows)] = source[rows]
-        begin += len(rows)
-    return jax.tree.unflatten(structure, leaves)
+    at = 0
+    for body, rows in parts:
+        for leaf, source in zip(leaves, jax.tree.leaves(body), strict=True):
+            leaf[at : at + len(rows)] = source[rows]
+        at += len(rows)
+    return programs.upload(jax.tree.unflatten(structure, leaves))

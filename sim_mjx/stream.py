@@ -26,7 +26,7 @@ import numpy as np
 
 from sim_mjx import pool, sizes, world
 from sim_mjx.bodies import RigidBody
-from sim_mjx.lane import Batch, Lane, Waiting
+from sim_mjx.lane import AtOnce, Batch, Lane, Waiting
 from sim_mjx.pool import Device, Step
 from sim_mjx.protocol import Protocol
 from sim_mjx.rest import Rest, known_reasons
@@ -122,6 +122,10 @@ class DropStream:
         self._executor = concurrent.futures.ThreadPoolExecutor(self._threads, "drop")
         # An accelerator has one thread: the others of its programs are compiled beside the first.
         self._compiler = None if on_cpu else concurrent.futures.ThreadPoolExecutor(16, "compile")
+        # The thread of an accelerator is at its turns while bodies are put together and copied.
+        count = len(self._devices)
+        senders = AtOnce() if on_cpu else concurrent.futures.ThreadPoolExecutor(count, "send")
+        self._sender: concurrent.futures.Executor = senders
         self._done: collections.deque[Batch] = collections.deque()
         # Batches that have not ended, and bytes of bodies that have not been sent.
         self._open, self._held = 0, 0
@@ -136,6 +140,7 @@ class DropStream:
             self._closed, self._stopped = True, self._stopped or kind is not None
             self._lock.notify_all()
         self._executor.shutdown()
+        self._sender.shutdown(cancel_futures=True)
         if self._compiler is not None:
             self._compiler.shutdown(cancel_futures=True)
         if self._error is not None and error is None:
@@ -174,9 +179,9 @@ class DropStream:
             self._open, self._held = self._open + 1, self._held + batch.size
             wanted = min(self._threads, -(-len(queue) // shape.slots))
             wanted = max(wanted, min(len(self._devices), len(queue)))
-            for number in range(wanted if self._dealt else 1):
-                step = wanted if self._dealt else 1
-                shape.waiting[number].add(batch, queue[number::step])
+            # Neighbours stay together: a run of them is sent from where it is.
+            for number, rows in enumerate(np.array_split(queue, wanted if self._dealt else 1)):
+                shape.waiting[number].add(batch, rows)
             starting = self._idle[:wanted]
             if self._dealt:
                 starting = [driver for driver in self._idle if driver.number < wanted]
@@ -254,7 +259,8 @@ class DropStream:
         while (key := self._fullest(driver)) is not None:
             shape, lane = self._shapes[key], driver.lanes.get(key)
             if lane is None:
-                lane = Lane(self._programs(shape, driver.number), shape.slots, shape.rows)
+                programs = self._programs(shape, driver.number)
+                lane = Lane(programs, shape.slots, shape.rows, self._sender)
                 driver.lanes[key] = lane
             while lane.ready < lane.wanted or lane.packets < self._ahead:
                 with self._lock:

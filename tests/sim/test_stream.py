@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -176,8 +177,8 @@ def test_leaving_by_an_error_abandons_the_rest(small):
 @pytest.mark.parametrize("depth", [2, 3])
 def test_turns_are_ordered_ahead(small, large, alone, depth):
     """As on an accelerator: packets wait on the device, and turns are recorded one or two late."""
-    with DropStream(shapes.FAST, threads=1) as stream:
-        stream._ahead, stream._depth = 3, depth
+    with DropStream(shapes.FAST, threads=1) as stream, ThreadPoolExecutor(1) as sender:
+        stream._ahead, stream._depth, stream._sender = 3, depth, sender
         for begin in range(0, COUNT, 7):
             rows = slice(begin, begin + 7)
             stream.put(small[rows], tag=(0, rows))
