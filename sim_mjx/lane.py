@@ -9,7 +9,7 @@ import collections
 import concurrent.futures
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -122,15 +122,6 @@ class _Turn(NamedTuple):
 
     inserted: list[tuple[_Packet, Any]]  # the slot of each row
     outcome: Outcome
-
-
-class AtOnce(concurrent.futures.Executor):
-    """Does what it is given in the caller's thread."""
-
-    def submit(self, fn: Callable, /, *args: Any, **kwargs: Any) -> concurrent.futures.Future:
-        done: concurrent.futures.Future = concurrent.futures.Future()
-        done.set_result(fn(*args, **kwargs))
-        return done
 
 
 class Lane:

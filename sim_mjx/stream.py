@@ -25,8 +25,9 @@ import jax
 import numpy as np
 
 from sim_mjx import pool, sizes, world
+from sim_mjx.at_once import AtOnce
 from sim_mjx.bodies import RigidBody
-from sim_mjx.lane import AtOnce, Batch, Lane, Waiting
+from sim_mjx.lane import Batch, Lane, Waiting
 from sim_mjx.pool import Device, Step
 from sim_mjx.protocol import Protocol
 from sim_mjx.rest import Rest, known_reasons

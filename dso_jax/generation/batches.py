@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
 import numpy as np
+
+from sim_mjx.at_once import AtOnce
 
 Progress = Callable[[int], None]
 Function = Callable[..., jax.Array]
@@ -26,6 +30,9 @@ def run(
     before are copied. What shares a batch, and where in it a row is, may decide the last bits of
     its result; with groups, neither depends on the other groups or on the number of functions.
 
+    Several functions are called by a thread each, since a call may only return when the last of its
+    kernels fits into the queue of a GPU: that of a sampler lasts nearly as long as the sampling.
+
     Args:
       functions: one, of one array of `size` rows for each of `arrays`, to an array of as many rows;
         or one for each device, that take batches in turn: see `copies`.
@@ -41,15 +48,15 @@ def run(
     functions = [functions] if callable(functions) else functions
     results: list[np.ndarray] = []
 
-    def collect(first: int, last: int, value: jax.Array) -> None:
-        found = np.asarray(value)[: last - first]
+    def collect(first: int, last: int, value: Future[jax.Array]) -> None:
+        found = np.asarray(value.result())[: last - first]
         if not results:
             results.append(np.empty((count, *found.shape[1:]), found.dtype))
         results[0][first:last] = found  # while the next batch is in the network
         if progress:
             progress(last - first)
 
-    waiting: deque[tuple[int, int, jax.Array]] = deque()
+    waiting: deque[tuple[int, int, Future[jax.Array]]] = deque()
     ends = np.cumsum(groups if groups is not None else [count]).tolist()
     starts = [0, *ends[:-1]]
     edges = [
@@ -57,18 +64,32 @@ def run(
         for start, end in zip(starts, ends, strict=True)
         for first in range(start, end, size)
     ]
-    for turn, (first, last) in enumerate(edges):
-        parts = [array[first:last] for array in arrays]
-        missing = size - (last - first)
-        filled = [np.concatenate([p, np.repeat(p[-1:], missing, axis=0)]) for p in parts]
-        # From numpy an array goes straight to the device of the function's parameters.
-        value = functions[turn % len(functions)](*filled)
-        waiting.append((first, last, value))
-        if len(waiting) > len(functions):
+    with _callers(len(functions)) as callers:
+        for turn, (first, last) in enumerate(edges):
+            parts = [array[first:last] for array in arrays]
+            missing = size - (last - first)
+            filled = [np.concatenate([p, np.repeat(p[-1:], missing, axis=0)]) for p in parts]
+            # From numpy an array goes straight to the device of the function's parameters.
+            caller, function = callers[turn % len(callers)], functions[turn % len(functions)]
+            waiting.append((first, last, caller.submit(function, *filled)))
+            if len(waiting) > len(callers):
+                collect(*waiting.popleft())
+        while waiting:
             collect(*waiting.popleft())
-    while waiting:
-        collect(*waiting.popleft())
     return results[0]
+
+
+@contextlib.contextmanager
+def _callers(count: int) -> Iterator[Sequence[Executor]]:
+    """A thread for each function; none for a single one."""
+    threads = [ThreadPoolExecutor(1, "batches") for _ in range(count)] if count > 1 else [AtOnce()]
+    try:
+        yield threads
+    finally:
+        for thread in threads:
+            thread.shutdown(wait=False, cancel_futures=True)
+        for thread in threads:
+            thread.shutdown()
 
 
 def copies(tree: Any, devices: Sequence[Any]) -> list[Any]:

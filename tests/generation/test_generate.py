@@ -1,6 +1,7 @@
 """Samples depend on what is asked for alone."""
 
 import hashlib
+import threading
 
 import jax
 import numpy as np
@@ -91,4 +92,30 @@ def test_batches_keep_to_their_group_on_any_number_of_functions():
         seen.clear()
         found = batches.run(functions, rows, size=2, groups=[3, 2, 6])
         assert found.tolist() == (2 * rows).tolist()
-        assert seen == expected
+        assert sorted(seen) == expected
+
+
+def test_a_call_that_blocks_holds_up_no_other_device():
+    """As that of a sampler on a GPU, which returns when nearly all of it is done."""
+    rows, together = np.arange(12), threading.Barrier(3)
+
+    def double(taken):
+        together.wait(timeout=30)
+        return 2 * taken
+
+    assert batches.run([double] * 3, rows, size=2).tolist() == (2 * rows).tolist()
+
+
+def test_an_error_in_a_batch_ends_the_others():
+    begun = []
+
+    def fail(taken):
+        begun.append(taken)
+        raise RuntimeError("out of memory")
+
+    for functions in ([fail], [fail] * 3):
+        begun.clear()
+        with pytest.raises(RuntimeError, match="out of memory"):
+            batches.run(functions, np.arange(100), size=1)
+        assert len(begun) <= len(functions) + 1
+    assert not [one for one in threading.enumerate() if one.name.startswith("batches")]
