@@ -163,6 +163,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [out]
 
 
+@pytest.mark.usefixtures("no_workers_yet")
 def test_referee_refusals_are_rows(monkeypatch, tmp_path):
     def refuse(*arguments):
         raise ValueError("mesh volume is too small")

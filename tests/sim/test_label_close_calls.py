@@ -70,6 +70,7 @@ def test_the_referee_replaces_close_calls_alone(bodies):
     assert first.tilt_deg[1] == pytest.approx(18.0)  # what came in is as it was
 
 
+@pytest.mark.usefixtures("no_workers_yet")
 def test_what_the_referee_refuses_keeps_its_first_result(bodies, monkeypatch):
     def refuse(*arguments):
         raise ValueError("mesh volume is too small")

@@ -49,7 +49,7 @@ def expected(bodies):
 
 
 @pytest.fixture
-def started(monkeypatch):
+def started(monkeypatch, no_workers_yet):
     """No process waits, and those that are started are in this list; they end with the test."""
     made: list[worker.Worker] = []
 
@@ -57,12 +57,9 @@ def started(monkeypatch):
         made.append(worker.Worker(first))
         return made[-1]
 
-    idle = worker.IdleWorkers()
-    monkeypatch.setattr(referee, "_idle", idle)
-    monkeypatch.setattr(referee, "_dropped", 0)
     monkeypatch.setattr(worker_pool, "Worker", remember)
     yield made
-    idle.end()
+    referee._idle.end()
     assert not any(one.is_alive() for one in made)
 
 
