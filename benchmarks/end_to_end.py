@@ -13,6 +13,7 @@ Cached ones of mjx take so little time that they get more files: the same by oth
 from __future__ import annotations
 
 import argparse
+import collections
 import concurrent.futures
 import dataclasses
 import functools
@@ -39,7 +40,7 @@ from sim_mjx import Protocol, job  # noqa: E402
 from sim_mjx.engines import resolve  # noqa: E402
 from sim_mjx.label import expand_paths  # noqa: E402
 from sim_mjx.meshes import load_mesh  # noqa: E402
-from sim_mjx.packed import by_layout  # noqa: E402
+from sim_mjx.packed import PackedBody, unpack  # noqa: E402
 from sim_mjx.plan import make_plan  # noqa: E402
 from sim_mjx.prepare import prepare  # noqa: E402
 from sim_mjx.sizes import cores  # noqa: E402
@@ -180,14 +181,19 @@ def _usage() -> tuple[float, float]:
 def prepared(paths: list[Path], cache: Path | None) -> dict[str, Any]:
     """Bodies alone, no engine."""
     before, began = _usage(), time.perf_counter()
-    made = [item.packed for item in prepare(paths, Protocol(), cache=cache)]
+    layouts: collections.Counter[str] = collections.Counter()
+    one_of: dict[str, PackedBody] = {}
+    for item in prepare(paths, Protocol(), cache=cache):
+        if item.packed is not None:
+            layouts[item.packed.layout] += 1
+            one_of[item.packed.layout] = item.packed
     seconds = time.perf_counter() - began
     own, children = (1e3 * (b - a) / len(paths) for a, b in zip(before, _usage(), strict=True))
     return {
         "files": len(paths),
-        "bodies": sum(body is not None for body in made),
+        "bodies": layouts.total(),
         "buckets": {
-            str(bodies.points.shape[1]): len(members) for members, bodies in by_layout(made)
+            str(unpack([one_of[layout]]).points.shape[1]): n for layout, n in layouts.items()
         },
         "seconds": seconds,
         "files_per_second": len(paths) / seconds,

@@ -33,9 +33,9 @@ def bodies_of(folder: Path) -> dict[int, RigidBody]:
     """Bodies of all mesh files under a folder, by the points of their bucket."""
     groups: dict[int, list[RigidBody]] = {}
     for item in prepare(expand_paths([str(folder)]), Protocol()):
-        if item.body is not None:
-            origin = dataclasses.replace(item.body.provenance[0], sha256=item.sha256)
-            body = dataclasses.replace(item.body, provenance=(origin,))
+        if (body := item.body) is not None:
+            origin = dataclasses.replace(body.provenance[0], sha256=item.sha256)
+            body = dataclasses.replace(body, provenance=(origin,))
             groups.setdefault(body.points.shape[1], []).append(body)
     return {points: concatenate(members) for points, members in sorted(groups.items())}
 

@@ -6,10 +6,10 @@ Legend: S slots, B bodies of a batch, R rows of a packet.
 from __future__ import annotations
 
 import collections
-import concurrent.futures
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +26,7 @@ class Batch:
 
     Attributes:
         tag: comes back with the result.
-        body: what is simulated; None once all of it has been sent to a device.
+        body: what is simulated; None once all of it is on its way to a device.
         reasons: per body None, or why it is not simulated.
         left: bodies that are not done.
         unsent: of them, those that have not been sent.
@@ -78,7 +78,10 @@ class Waiting:
             self.count += len(rows)
 
     def take(self, most: int) -> list[tuple[Batch, np.ndarray]]:
-        """The next rows, at most so many in all; of one batch if that has half as many."""
+        """The next rows, at most so many in all.
+
+        Ends with a batch once there are half as many, so that most packets are of one batch.
+        """
         taken, enough = [], most // 2
         while most > enough and self._parts:
             batch, rows = self._parts.popleft()
@@ -102,7 +105,7 @@ class _Packet:
         first: bodies before this one have a slot.
     """
 
-    rows: concurrent.futures.Future[world.Body]
+    rows: Future[world.Body]
     owner: Int[np.ndarray, " n"]
     row: Int[np.ndarray, " n"]
     begin: int
@@ -134,13 +137,12 @@ class Lane:
         programs: of its shape.
         slots: of the pool.
         rows: of a packet.
-        sender: where bodies are put together and sent, beside the lane's own thread.
+        submit: calls a function, in another thread or as `at_once` does: bodies are put together
+            and sent by it.
     """
 
-    def __init__(
-        self, programs: Programs, slots: int, rows: int, sender: concurrent.futures.Executor
-    ):
-        self.rows, self._slots, self._sender = rows, slots, sender
+    def __init__(self, programs: Programs, slots: int, rows: int, submit: Callable[..., Future]):
+        self.rows, self._slots, self._submit = rows, slots, submit
         self._programs, self._pool = programs, None
         # Of each slot the number of the batch and the body's row there; of each number the batch.
         self._owner, self._row = np.zeros(slots, np.int64), np.zeros(slots, np.int64)
@@ -185,9 +187,12 @@ class Lane:
             self._batches[number], self._inside[number] = batch, len(rows)
         owner = np.repeat(numbers, [len(rows) for _, rows in parts])
         row = np.concatenate([rows for _, rows in parts])
-        bodies = [(batch.body, rows) for batch, rows in parts if batch.body is not None]
+        bodies = []
+        for batch, rows in parts:
+            assert batch.body is not None, "rows of a batch that has been sent"
+            bodies.append((batch.body, rows))
         begin = _window(bodies, self.rows)
-        sent = self._sender.submit(_send, self._programs, bodies, self.rows, begin)
+        sent = self._submit(_send, self._programs, bodies, self.rows, begin)
         self._ready.append(_Packet(sent, owner, row, begin or 0))
 
     def advance(self) -> None:
@@ -244,8 +249,18 @@ class Lane:
         packet.first += len(rows)
 
 
+def at_once(function: Callable, *arguments: Any) -> Future:
+    """Calls the function here; it has been called when this returns."""
+    called: Future = Future()
+    called.set_result(function(*arguments))
+    return called
+
+
 def _window(parts: Sequence[_Rows], count: int) -> int | None:
-    """Where bodies begin within R neighbours of their batch; None if there are no such rows."""
+    """Where these bodies begin within R consecutive rows of their batch.
+
+    None if they are not a run, or their batch is smaller.
+    """
     body, rows = parts[0]
     size = len(body.mass)
     if len(parts) > 1 or size < count or rows[-1] - rows[0] != len(rows) - 1:

@@ -65,12 +65,13 @@ def unpack(bodies: Sequence[PackedBody]) -> RigidBody:
         raise ValueError(f"unpack: expected bodies of one layout, got {len(layouts)}")
     dtype, window = _parsed(layouts.pop())
     rows = np.frombuffer(b"".join([body.row for body in bodies]), dtype)
-    arrays = {name: np.ascontiguousarray(rows[name]) for name in dtype.names or ()}
+    arrays = {name: np.array(rows[name]) for name in dtype.names or ()}  # own, and aligned
+    origins = [body.origin for body in bodies]
     table = {name: arrays.pop(name) for name in POLYGON_ARRAYS if name in arrays}
     return RigidBody(
         **arrays,
         polygons=HullPolygons(**table, window=window) if table else None,
-        provenance=tuple(Provenance(*body.origin) for body in bodies if body.origin),
+        provenance=tuple(Provenance(*origin) for origin in origins) if any(origins) else (),
     )
 
 

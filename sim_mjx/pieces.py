@@ -10,8 +10,9 @@ from sim_mjx.plan import Plan
 from sim_mjx.prepare import Prepared
 from sim_mjx.task import Progress
 
-# Bodies of one half-read block; a block of huge hulls is simulated in pieces.
-PIECE_BYTES = 2**31
+# Bodies of one half-read block; a block of huge hulls is simulated in pieces. Three times as much
+# is held while they are put together.
+PIECE_BYTES = 2**30
 # Bodies of all pieces that have no rows yet.
 ROOM_BYTES = 2**32
 

@@ -28,8 +28,8 @@ from sim_mjx.sizes import cores
 from sim_mjx.worker import Failure, IdleWorkers
 from sim_mjx.worker_pool import Limits, WorkerPool
 
-# So many objects are dropped here before any process is started: that takes as long as dropping
-# fifty, or seven that never rest, and whoever asks about a few meshes may not ask again.
+# Until so many were asked for, objects are dropped here: starting a process takes as long as
+# dropping fifty, or seven that never rest, and whoever asks about a few may not ask again.
 _FEW = 25
 # One at work and one before it: a third would wait behind an object that rolls to the end.
 _SENT = 2
@@ -57,8 +57,8 @@ def drop(
         bodies: any number of objects.
         protocol: what is simulated; solver iterations and contact rule stay MuJoCo's own.
         reasons: per object None, or why it is invalid already.
-        workers: processes; None takes one a core, but none for the first few objects. 0 works in
-            this process.
+        workers: processes; None takes one a core, or an object if those are fewer, and none for the
+            first few objects. 0 works in this process.
         progress: called with 1 for each finished object, in order.
 
     Returns:

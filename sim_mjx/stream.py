@@ -3,8 +3,9 @@
 What is put in shares slots with what came before, whatever its shape bucket, so the few objects
 that roll for ten seconds never hold up the rest. On a CPU each core drives a pool of every bucket,
 because one pool does not saturate two cores; so does a thread for each accelerator, which works on
-one turn while the thread records the one before and sends bodies for the one after. Of several
-buckets the fullest pool goes first, since a step costs the same however few slots are in use.
+one turn while the thread records the one before and another thread sends bodies for the next. Of
+several buckets the fullest pool goes first, since a step costs the same however few slots are in
+use.
 
 With the slim step a body's result does not depend on its slot or its neighbours, to the bit: what
 is put in together, and when, changes nothing. The stock step gives last bits that do.
@@ -25,9 +26,8 @@ import jax
 import numpy as np
 
 from sim_mjx import pool, sizes, world
-from sim_mjx.at_once import AtOnce
 from sim_mjx.bodies import RigidBody
-from sim_mjx.lane import Batch, Lane, Waiting
+from sim_mjx.lane import Batch, Lane, Waiting, at_once
 from sim_mjx.pool import Device, Step
 from sim_mjx.protocol import Protocol
 from sim_mjx.rest import Rest, known_reasons
@@ -82,7 +82,7 @@ class DropStream:
         devices: that share the work, by default all local ones of the default backend.
         threads: that each drive their own pools; by default one a core on CPUs, else one a device.
         progress: called with the number of objects that have just finished, from any thread.
-        room: bytes of bodies that wait to be sent to a device.
+        room: bytes of bodies that are not on their way to a device.
 
     Raises:
         ValueError: `step` is not a known one.
@@ -125,8 +125,7 @@ class DropStream:
         self._compiler = None if on_cpu else concurrent.futures.ThreadPoolExecutor(16, "compile")
         # The thread of an accelerator is at its turns while bodies are put together and copied.
         count = len(self._devices)
-        senders = AtOnce() if on_cpu else concurrent.futures.ThreadPoolExecutor(count, "send")
-        self._sender: concurrent.futures.Executor = senders
+        self._sender = None if on_cpu else concurrent.futures.ThreadPoolExecutor(count, "send")
         self._done: collections.deque[Batch] = collections.deque()
         # Batches that have not ended, and bytes of bodies that have not been sent.
         self._open, self._held = 0, 0
@@ -141,9 +140,9 @@ class DropStream:
             self._closed, self._stopped = True, self._stopped or kind is not None
             self._lock.notify_all()
         self._executor.shutdown()
-        self._sender.shutdown(cancel_futures=True)
-        if self._compiler is not None:
-            self._compiler.shutdown(cancel_futures=True)
+        for executor in (self._sender, self._compiler):
+            if executor is not None:
+                executor.shutdown(cancel_futures=True)
         if self._error is not None and error is None:
             raise self._error
 
@@ -180,9 +179,11 @@ class DropStream:
             self._open, self._held = self._open + 1, self._held + batch.size
             wanted = min(self._threads, -(-len(queue) // shape.slots))
             wanted = max(wanted, min(len(self._devices), len(queue)))
-            # Neighbours stay together: a run of them is sent from where it is.
-            for number, rows in enumerate(np.array_split(queue, wanted if self._dealt else 1)):
-                shape.waiting[number].add(batch, rows)
+            # A packet of neighbours stays together, since it is sent from where it is; not all of
+            # them, since neighbours may be alike and slow.
+            packets = max(wanted, -(-len(queue) // shape.rows))
+            for number, rows in enumerate(np.array_split(queue, packets if self._dealt else 1)):
+                shape.waiting[number % wanted].add(batch, rows)
             starting = self._idle[:wanted]
             if self._dealt:
                 starting = [driver for driver in self._idle if driver.number < wanted]
@@ -261,7 +262,8 @@ class DropStream:
             shape, lane = self._shapes[key], driver.lanes.get(key)
             if lane is None:
                 programs = self._programs(shape, driver.number)
-                lane = Lane(programs, shape.slots, shape.rows, self._sender)
+                submit = at_once if self._sender is None else self._sender.submit
+                lane = Lane(programs, shape.slots, shape.rows, submit)
                 driver.lanes[key] = lane
             while lane.ready < lane.wanted or lane.packets < self._ahead:
                 with self._lock:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
 import numpy as np
-
-from sim_mjx.at_once import AtOnce
 
 Progress = Callable[[int], None]
 Function = Callable[..., jax.Array]
@@ -70,8 +68,8 @@ def run(
             missing = size - (last - first)
             filled = [np.concatenate([p, np.repeat(p[-1:], missing, axis=0)]) for p in parts]
             # From numpy an array goes straight to the device of the function's parameters.
-            caller, function = callers[turn % len(callers)], functions[turn % len(functions)]
-            waiting.append((first, last, caller.submit(function, *filled)))
+            call, function = callers[turn % len(callers)], functions[turn % len(functions)]
+            waiting.append((first, last, call(function, *filled)))
             if len(waiting) > len(callers):
                 collect(*waiting.popleft())
         while waiting:
@@ -80,16 +78,25 @@ def run(
 
 
 @contextlib.contextmanager
-def _callers(count: int) -> Iterator[Sequence[Executor]]:
-    """A thread for each function; none for a single one."""
-    threads = [ThreadPoolExecutor(1, "batches") for _ in range(count)] if count > 1 else [AtOnce()]
+def _callers(count: int) -> Iterator[Sequence[Callable[..., Future]]]:
+    """Who calls each function: a thread of its own, or for a single one this thread."""
+    if count == 1:
+        yield [_call]
+        return
+    threads = [ThreadPoolExecutor(1, "batches") for _ in range(count)]
     try:
-        yield threads
+        yield [thread.submit for thread in threads]
     finally:
         for thread in threads:
             thread.shutdown(wait=False, cancel_futures=True)
         for thread in threads:
             thread.shutdown()
+
+
+def _call(function: Function, *arrays: np.ndarray) -> Future[jax.Array]:
+    called: Future[jax.Array] = Future()
+    called.set_result(function(*arrays))
+    return called
 
 
 def copies(tree: Any, devices: Sequence[Any]) -> list[Any]:

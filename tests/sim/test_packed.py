@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sim_mjx import concatenate
-from sim_mjx.bodies import ARRAYS, POLYGON_ARRAYS, RigidBody
+from sim_mjx.bodies import ARRAYS, POLYGON_ARRAYS, Provenance, RigidBody
 from sim_mjx.meshes import body_from_mesh
 from sim_mjx.packed import by_layout, pack, unpack
 from tests.sim import shapes
@@ -28,7 +28,7 @@ def bodies() -> list[RigidBody]:
 def same(body: RigidBody, other: RigidBody) -> None:
     for name in ARRAYS:
         a, b = getattr(body, name), getattr(other, name)
-        assert a.dtype == b.dtype and a.flags.c_contiguous
+        assert a.dtype == b.dtype and a.flags.carray  # contiguous, aligned, writable
         np.testing.assert_array_equal(a, b, name)
     assert body.provenance == other.provenance
     if body.polygons is None or other.polygons is None:
@@ -37,7 +37,7 @@ def same(body: RigidBody, other: RigidBody) -> None:
     assert body.polygons.window == other.polygons.window
     for name in POLYGON_ARRAYS:
         a, b = getattr(body.polygons, name), getattr(other.polygons, name)
-        assert a.dtype == b.dtype
+        assert a.dtype == b.dtype and a.flags.carray
         np.testing.assert_array_equal(a, b, name)
 
 
@@ -55,6 +55,14 @@ def test_bodies_of_a_layout_make_a_batch(bodies):
         same(batch, concatenate([body, body]))
     same(groups[2][1], bare)
     assert by_layout([None, None]) == []
+
+
+def test_provenance_stays_beside_its_body(bodies):
+    known = bodies[0]
+    unknown = dataclasses.replace(known, provenance=())
+    ((_, batch),) = by_layout([pack(known), pack(unknown), pack(known)])
+    same(batch, concatenate([known, unknown, known]))
+    assert len(batch.provenance) == 3 and batch.provenance[1] == Provenance()
 
 
 def test_a_batch_is_not_one_body_and_layouts_do_not_mix(bodies):

@@ -6,13 +6,14 @@ import collections
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
-from sim_mjx import concatenate, drop, pool, sizes
+from sim_mjx import concatenate, drop, lane, pool, sizes, world
 from sim_mjx.meshes import body_from_mesh
 from sim_mjx.perturb import turned
 from sim_mjx.rest import Rest
@@ -190,6 +191,76 @@ def test_turns_are_ordered_ahead(small, large, alone, depth):
             count += len(rest)
     assert count == 2 * COUNT
     assert all(driver.number == 0 and not driver.ordered for driver in stream._idle)
+
+
+def test_invalid_ones_among_others_change_nothing(small, alone):
+    """They leave gaps in what would otherwise be sent from where it is."""
+    why = ["flat" if row % 11 in (3, 4) else None for row in range(COUNT)]
+    valid = [row for row in range(COUNT) if why[row] is None]
+    with DropStream(shapes.FAST, devices=jax.devices()[:1], slots=16) as stream:
+        stream.put(small, why)
+        stream.close()
+        ((_, rest),) = stream.results()
+    for name in ("quaternion", "position", "steps", "status"):
+        np.testing.assert_array_equal(getattr(rest, name)[valid], getattr(alone[0], name)[valid])
+
+
+def test_a_run_of_neighbours_is_sent_from_where_it_is(small):
+    body = world.unplaced_body(small, shapes.FAST)
+    cases: dict[tuple[int, ...], int | None] = {
+        tuple(range(16)): 0,
+        (5, 6, 7): 0,
+        tuple(range(COUNT - 3, COUNT)): 13,  # the last rows, behind others
+        (4, 6): None,
+        (6, 5): None,
+    }
+    programs: Any = SimpleNamespace(upload=lambda tree: tree)
+    for rows, begin in cases.items():
+        part = (body, np.array(rows))
+        assert lane._window([part], 16) == begin
+        sent = lane._send(programs, [part], 16, begin)
+        first = begin or 0
+        np.testing.assert_array_equal(
+            sent.points[first : first + len(rows)], body.points[list(rows)]
+        )
+        assert len(sent.mass) == 16 and (np.asarray(sent.points).base is None) == (begin is None)
+    assert lane._window([(body, np.arange(3))] * 2, 16) is None
+    assert lane._window([(body, np.arange(COUNT))], COUNT + 1) is None
+
+
+def test_an_error_of_a_sender_reaches_everyone(small, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("no memory on the device")
+
+    monkeypatch.setattr(lane, "_send", fail)
+    with (
+        ThreadPoolExecutor(1) as sender,
+        pytest.raises(RuntimeError, match="no memory on the device"),
+        DropStream(shapes.FAST, threads=1) as stream,
+    ):
+        stream._sender = sender
+        stream.put(small)
+        list(stream.results())
+
+
+def test_alike_neighbours_are_shared_by_all_threads(small, monkeypatch):
+    """Perturbed starts of a slow object lie side by side."""
+    dealt: list[list[int]] = [[], [], []]
+    add = lane.Waiting.add
+
+    def noted(queue, batch, rows):
+        (shape,) = stream._shapes.values()
+        dealt[shape.waiting.index(queue)].extend(rows)
+        add(queue, batch, rows)
+
+    monkeypatch.setattr(lane.Waiting, "add", noted)
+    with DropStream(shapes.FAST, devices=jax.devices()[:3], slots=4) as stream:
+        stream.put(small)
+        stream.close()
+        assert len(dict(stream.results())) == 1
+    assert sorted(row for rows in dealt for row in rows) == list(range(COUNT))
+    for rows in dealt:
+        assert min(rows) < COUNT // 3 and max(rows) > COUNT * 2 // 3
 
 
 def test_sizes_are_bounded():
