@@ -15,7 +15,8 @@ except ImportError:  # Windows: nobody knows of the others
 class SharedLock:
     """A share in a folder, held until this object is gone.
 
-    Advice only: it keeps nobody out. It is on the folder itself, so that no file is left behind.
+    Advice only: it keeps nobody out, but who comes while the first is still alone waits until that
+    one calls `share`. It is on the folder itself, so that no file is left behind.
 
     Attributes:
         alone: whether no other process had a share when this one came. False where the file system
@@ -26,14 +27,17 @@ class SharedLock:
         self.alone = False
         if fcntl is None:
             return
-        handle = os.open(folder, os.O_RDONLY)
-        weakref.finalize(self, os.close, handle)
+        self._handle = os.open(folder, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._handle)
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self.alone = True
-            except BlockingIOError:
-                pass
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.alone = True
+        except BlockingIOError:
+            fcntl.flock(self._handle, fcntl.LOCK_SH)
         except OSError:  # some network file systems have no locks, or none on folders
-            self.alone = False
+            pass
+
+    def share(self) -> None:
+        """Lets others in, if this one was the first."""
+        if fcntl is not None and self.alone:
+            fcntl.flock(self._handle, fcntl.LOCK_SH)

@@ -70,6 +70,13 @@ class DatasetWriter:
         self.alone = self._lock.alone
         self._keys: set[tuple[str, int, int]] = set()
         self._next = 0
+        try:
+            self._begin()
+        finally:  # what is cleared must not be another writer's
+            self._lock.share()
+
+    def _begin(self) -> None:
+        """Takes over what is there, and removes what no writer is at work at."""
         if self.shards():
             self._adopt(read_meta(self.folder))
             table = read_table(self.folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 
 import ml_dtypes
 import numpy as np
@@ -113,6 +114,33 @@ def test_writers_side_by_side_share_nothing(tmp_path):
     assert not list(tmp_path.glob(".*.tmp"))
     with pytest.raises(UsageError, match=r"base is 'b', this run has 'c'"):
         DatasetWriter(tmp_path, meta | {"base": "c"})
+
+
+def test_who_comes_while_the_first_clears_waits(tmp_path, monkeypatch):
+    """Or the first would remove the file that the second is writing."""
+    clear, came = DatasetWriter._clear, []
+    second = threading.Thread(
+        target=lambda: came.append(DatasetWriter(tmp_path, {"latent_shape": [2, 4, 4, 4]})),
+        daemon=True,
+    )
+
+    def meanwhile(writer):
+        second.start()
+        second.join(0.3)
+        assert not came
+        clear(writer)
+
+    monkeypatch.setattr(DatasetWriter, "_clear", meanwhile)
+    first = DatasetWriter(tmp_path, {"latent_shape": [2, 4, 4, 4]})
+    second.join(30)
+    assert first.alone and [one.alone for one in came] == [False]
+
+
+def test_a_writer_that_is_refused_keeps_nobody_waiting(tmp_path):
+    DatasetWriter(tmp_path, {"base": "b"}).append(part(0, 4), *arrays(4))
+    with pytest.raises(UsageError, match="base") as refused:
+        DatasetWriter(tmp_path, {"base": "c"})
+    assert len(DatasetWriter(tmp_path, {"base": "b"})) == 4, refused
 
 
 def test_samples_that_wait_for_labels_are_not_seen(tmp_path):
