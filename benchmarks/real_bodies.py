@@ -9,7 +9,6 @@ can be compared. Without such a file benchmarks take the committed meshes.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,25 +18,20 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from sim_mjx import Protocol, RigidBody, concatenate, referee  # noqa: E402
-from sim_mjx.bodies import HullPolygons, Provenance  # noqa: E402
+from sim_mjx import Protocol, RigidBody, referee  # noqa: E402
+from sim_mjx.bodies import ARRAYS, POLYGON_ARRAYS, HullPolygons, Provenance  # noqa: E402
 from sim_mjx.label import expand_paths  # noqa: E402
+from sim_mjx.packed import by_layout  # noqa: E402
 from sim_mjx.prepare import prepare  # noqa: E402
 
 COMMITTED = ROOT / "tests" / "data" / "meshes"
-_NUMBERS = ("points", "mass", "com", "inertia", "inertia_quat")
-_TABLE = ("start", "count", "normals", "contacts")
 
 
 def bodies_of(folder: Path) -> dict[int, RigidBody]:
     """Bodies of all mesh files under a folder, by the points of their bucket."""
-    groups: dict[int, list[RigidBody]] = {}
-    for item in prepare(expand_paths([str(folder)]), Protocol()):
-        if (body := item.body) is not None:
-            origin = dataclasses.replace(body.provenance[0], sha256=item.sha256)
-            body = dataclasses.replace(body, provenance=(origin,))
-            groups.setdefault(body.points.shape[1], []).append(body)
-    return {points: concatenate(members) for points, members in sorted(groups.items())}
+    items = prepare(expand_paths([str(folder)]), Protocol())
+    found = {g.points.shape[1]: g for _, g in by_layout(item.packed for item in items)}
+    return dict(sorted(found.items()))
 
 
 def save(bodies: dict[int, RigidBody], path: Path) -> None:
@@ -46,8 +40,8 @@ def save(bodies: dict[int, RigidBody], path: Path) -> None:
     for points, group in bodies.items():
         table = group.polygons
         assert table is not None, "bodies of meshes have polygons"
-        arrays |= {f"{points}/{name}": getattr(group, name) for name in _NUMBERS}
-        arrays |= {f"{points}/{name}": getattr(table, name) for name in _TABLE}
+        arrays |= {f"{points}/{name}": getattr(group, name) for name in ARRAYS}
+        arrays |= {f"{points}/{name}": getattr(table, name) for name in POLYGON_ARRAYS}
         arrays[f"{points}/window"] = np.array(table.window)
         arrays[f"{points}/sha256"] = np.array([origin.sha256 for origin in group.provenance])
         arrays[f"{points}/c_tilt_deg"] = referee.drop(group, Protocol(early_stop=False)).tilt_deg
@@ -63,11 +57,11 @@ def load(path: Path | None = None) -> dict[int, RigidBody]:
     with np.load(path) as arrays:
         for points in sorted({int(name.partition("/")[0]) for name in arrays}):
             table = HullPolygons(
-                **{name: arrays[f"{points}/{name}"] for name in _TABLE},
+                **{name: arrays[f"{points}/{name}"] for name in POLYGON_ARRAYS},
                 window=int(arrays[f"{points}/window"]),
             )
             found[points] = RigidBody(
-                **{name: arrays[f"{points}/{name}"] for name in _NUMBERS},
+                **{name: arrays[f"{points}/{name}"] for name in ARRAYS},
                 polygons=table,
                 provenance=tuple(
                     Provenance(sha256=str(digest)) for digest in arrays[f"{points}/sha256"]

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import jax
 
-from sim_mjx.bodies import HullPolygons, RigidBody
+from sim_mjx.bodies import ARRAYS, POLYGON_ARRAYS, HullPolygons, RigidBody
 
 jax.tree_util.register_dataclass(
     HullPolygons,
-    data_fields=["start", "count", "normals", "contacts"],
+    data_fields=list(POLYGON_ARRAYS),
     meta_fields=["window"],
 )
 jax.tree_util.register_dataclass(
     RigidBody,
-    data_fields=["points", "mass", "com", "inertia", "inertia_quat", "polygons"],
+    data_fields=[*ARRAYS, "polygons"],
     meta_fields=["provenance"],
 )

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from sim_mjx import contact, scene, settling
-from sim_mjx.bodies import HullPolygons, RigidBody
+from sim_mjx.bodies import ARRAYS, HullPolygons, RigidBody
 from sim_mjx.mjx_import import mjx
 from sim_mjx.protocol import Protocol
 
@@ -57,8 +57,7 @@ def simulation_body(bodies: RigidBody, protocol: Protocol, dtype: type = np.floa
 
 def unplaced_body(bodies: RigidBody, protocol: Protocol, dtype: type = np.float32) -> Body:
     """The same without start and skin, which `placed` finds: nothing is worked out here."""
-    names = ("points", "mass", "com", "inertia", "inertia_quat")
-    numbers: dict[str, Any] = {name: np.asarray(getattr(bodies, name), dtype) for name in names}
+    numbers: dict[str, Any] = {name: np.asarray(getattr(bodies, name), dtype) for name in ARRAYS}
     numbers |= {"start": np.zeros((len(bodies), 3), dtype), "skin": np.zeros(len(bodies), dtype)}
     return Body(**numbers, polygons=bodies.polygons if protocol.contact == "c4" else None)
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from sim_mjx import world
+from sim_mjx.bodies import POLYGON_ARRAYS
 from sim_mjx.protocol import Protocol
 from sim_mjx.slim import step as slim_step
 from sim_mjx.slim import vectors as vec
@@ -81,7 +82,7 @@ def _launch(protocol: Protocol, steps: int, body, shape, motion, active, interpr
     memory["active"] = active.astype(jnp.int32)
     if body.polygons is not None:
         table = body.polygons
-        memory |= {name: getattr(table, name) for name in ("start", "count", "normals", "contacts")}
+        memory |= {name: getattr(table, name) for name in POLYGON_ARRAYS}
     names = list(memory)
 
     def kernel(*refs: Any) -> None:
